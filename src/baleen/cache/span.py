@@ -1,0 +1,35 @@
+"""Which positions one call brings, for each row of a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Span(NamedTuple):
+    """Row b of a [B, T] call holds positions starts[b] .. starts[b] + counts[b] - 1, then padding."""
+
+    starts_B: Tensor
+    counts_B: Tensor
+    width: int
+    """T, the padded number of tokens."""
+    start: int | None
+    """The common start when every row starts there and is full; the fast, slice-only case."""
+
+    @classmethod
+    def of(cls, lengths_B: Tensor, width: int, counts_B: Tensor | None) -> Span:
+        """The span of `width` tokens (of which `counts_B` are real) after `lengths_B` held ones."""
+        uniform = bool((lengths_B == lengths_B[0]).all())
+        if counts_B is None:
+            counts_B = torch.full_like(lengths_B, width)
+        elif bool((counts_B != width).any()):
+            uniform = False
+        return cls(lengths_B, counts_B, width, int(lengths_B[0]) if uniform else None)
+
+    @property
+    def positions_BT(self) -> Tensor:
+        """Absolute positions; [1, T] when all rows agree, so that what derives from it broadcasts."""
+        starts = self.starts_B[:1] if self.start is not None else self.starts_B
+        return starts.unsqueeze(1) + torch.arange(self.width)

@@ -1,0 +1,117 @@
+"""Mixture of experts: hash-routed in the first layers, score-routed without auxiliary loss above.
+
+Source: DeepSeek-V4 report section 2; released inference code (clamped SwiGLU, sqrt-softplus scores).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baleen.errors import ConfigError
+from baleen.model.config import ModelConfig
+from baleen.model.layers import swiglu
+
+
+class Routing(NamedTuple):
+    """Which experts each token takes, and how much of each."""
+
+    experts_LK: Tensor
+    """int64, L = all tokens of the call."""
+    weights_LK: Tensor
+    """fp32, each row sums to `routed_scaling_factor`."""
+    scores_LE: Tensor
+    """fp32, for balance losses."""
+
+
+class Gate(nn.Module):
+    """Scores s = sqrt(softplus(x W)); the bias takes part in the choice only, never in the weights."""
+
+    def __init__(self, config: ModelConfig, hashed: bool) -> None:
+        super().__init__()
+        self.k, self.scaling = config.num_experts_per_tok, config.routed_scaling_factor
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
+        self.bias: nn.Parameter | None = None
+        if hashed:
+            table = torch.zeros(config.vocab_size, self.k, dtype=torch.int64)
+            self.register_buffer("tid2eid", table)
+        else:
+            # no gradient: balance moves it, a step after each update
+            self.bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
+
+    def forward(self, x_Ld: Tensor, ids_L: Tensor) -> Routing:
+        scores = F.softplus(F.linear(x_Ld.float(), self.weight.float())).sqrt()
+        if self.bias is None:
+            experts = self.get_buffer("tid2eid")[ids_L]
+        else:
+            # a stable sort, so that equal scores go to the lowest expert on every machine
+            biased = scores + self.bias
+            experts = biased.sort(dim=-1, descending=True, stable=True).indices[:, : self.k]
+        chosen = scores.gather(-1, experts)
+        weights = chosen / (chosen.sum(-1, keepdim=True) + 1e-20) * self.scaling
+        return Routing(experts, weights, scores)
+
+
+class Experts(nn.Module):
+    """All routed experts of a layer, stacked: w1 and w3 [E, I, d], w2 [E, d, I]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        e, i, d = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
+        self.limit = config.swiglu_limit
+        self.w1 = nn.Parameter(torch.empty(e, i, d))
+        self.w3 = nn.Parameter(torch.empty(e, i, d))
+        self.w2 = nn.Parameter(torch.empty(e, d, i))
+
+    def forward(self, x_Ld: Tensor, routing: Routing) -> Tensor:
+        """Sum of the chosen experts' outputs, fp32 [L, d]; an expert listed twice counts twice."""
+        out = torch.zeros_like(x_Ld, dtype=torch.float32)
+        chosen = routing.experts_LK
+        used = range(self.w1.shape[0]) if len(x_Ld) > 1 else sorted(set(chosen[0].tolist()))
+        for expert in used:
+            rows, slots = torch.where(chosen == expert)
+            if len(rows) == 0:
+                continue
+            x = x_Ld[rows]
+            hidden = swiglu(x @ self.w1[expert].T, x @ self.w3[expert].T, self.limit)
+            hidden = hidden * routing.weights_LK[rows, slots].unsqueeze(-1)
+            out = out.index_add(0, rows, (hidden.to(x.dtype) @ self.w2[expert].T).float())
+        return out
+
+
+class SharedExpert(nn.Module):
+    """The expert that every token takes: same formula, no weight."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.moe_intermediate_size * config.n_shared_experts
+        self.limit = config.swiglu_limit
+        self.w1 = nn.Linear(config.hidden_size, width, bias=False)
+        self.w3 = nn.Linear(config.hidden_size, width, bias=False)
+        self.w2 = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = swiglu(self.w1(x), self.w3(x), self.limit)
+        out: Tensor = self.w2(hidden.to(x.dtype))
+        return out
+
+
+class MoE(nn.Module):
+    """Routed plus shared experts of one layer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        if config.n_shared_experts < 1:
+            raise ConfigError(f"n_shared_experts = {config.n_shared_experts}: V4 has at least one")
+        self.gate = Gate(config, config.is_hash_layer(layer))
+        self.experts = Experts(config)
+        self.shared_experts = SharedExpert(config)
+
+    def forward(self, x_BTd: Tensor, ids_BT: Tensor) -> tuple[Tensor, Routing]:
+        x_Ld = x_BTd.flatten(0, 1)
+        routing: Routing = self.gate(x_Ld, ids_BT.flatten())
+        routed = self.experts(x_Ld, routing) + self.shared_experts(x_Ld).float()
+        return routed.to(x_BTd.dtype).view_as(x_BTd), routing

@@ -1,0 +1,44 @@
+"""What a forward pass can be asked to show: routing, the indexer's choices, and its lesson."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from baleen.model.moe import Routing
+
+
+@dataclass
+class Trace:
+    """Collects from one forward pass; hand a fresh one to each call."""
+
+    teaches_indexer: bool = False
+    """Collect the indexer's loss, and cut its inputs off from the rest of the gradient."""
+    routings: dict[int, Routing] = field(default_factory=dict)
+    chosen: dict[int, Tensor] = field(default_factory=dict)
+    """Per CSA layer the blocks chosen, bool [B, T, M]."""
+    indexer_losses: list[Tensor] = field(default_factory=list)
+    """Per CSA layer KL(attention || indexer) at each query, [B, T]; 0 where no block is visible."""
+    recalls: list[Tensor] = field(default_factory=list)
+    _scores: dict[int, Tensor] = field(default_factory=dict)
+
+    def scored(self, layer: int, scores_BTM: Tensor, chosen_BTM: Tensor) -> None:
+        self._scores[layer] = scores_BTM
+        self.chosen[layer] = chosen_BTM
+
+    def attended(self, layer: int, weights_BTHM: Tensor) -> None:
+        """The teacher: joint-softmax weights on the blocks, summed over heads, *then* normalised.
+
+        Normalising each head over the blocks first would teach heads that look at the window only.
+        Source: DeepSeek-V3.2 report section 2.1 (sparse stage: over the chosen set).
+        """
+        if not self.teaches_indexer:
+            return
+        chosen = self.chosen[layer]
+        target = weights_BTHM.detach().sum(2)
+        target = target / target.sum(-1, keepdim=True).clamp(min=1e-9)
+        masked = self._scores.pop(layer).masked_fill(~chosen, -1e9)
+        losses = (torch.special.xlogy(target, target) - target * masked.log_softmax(-1)).sum(-1)
+        self.indexer_losses.append(losses * chosen.any(-1))

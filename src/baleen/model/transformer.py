@@ -1,0 +1,180 @@
+"""The whole network: embedding, layers under mHC, head. One forward for training, prefill and decode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from baleen.cache import LayerShape, LayerState, Span, State
+from baleen.errors import UsageError
+from baleen.model.attention import Attention
+from baleen.model.config import LayerKind, ModelConfig
+from baleen.model.hyper_connections import HyperConnection, StreamHead, collapse, expand
+from baleen.model.layers import RMSNorm
+from baleen.model.moe import MoE
+from baleen.model.trace import Trace
+
+PREFILL_CHUNK = 512
+"""Without gradients, longer calls go through the layers in pieces of so many tokens, so that memory
+grows with the piece and not with the square of the call. The result is the same."""
+
+
+class Block(nn.Module):
+    """One layer: attention, then experts, each inside its mHC site."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+
+        def site() -> HyperConnection:
+            return HyperConnection(
+                config.hc_mult,
+                config.hidden_size,
+                config.hc_sinkhorn_iters,
+                config.hc_eps,
+                config.rms_norm_eps,
+            )
+
+        self.attn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attn = Attention(config, layer)
+        self.hc_attn = site()
+        self.ffn_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.ffn = MoE(config, layer)
+        self.hc_ffn = site()
+
+    def forward(
+        self, x_BTNd: Tensor, ids_BT: Tensor, span: Span, state: LayerState, trace: Trace | None
+    ) -> Tensor:
+        mixing = self.hc_attn(x_BTNd)
+        attended = self.attn(self.attn_norm(collapse(x_BTNd, mixing.pre_BTN)), span, state, trace)
+        x_BTNd = expand(attended, x_BTNd, mixing)
+        mixing = self.hc_ffn(x_BTNd)
+        fed, routing = self.ffn(self.ffn_norm(collapse(x_BTNd, mixing.pre_BTN)), ids_BT)
+        if trace is not None:
+            trace.routings[self.layer] = routing
+        return expand(fed, x_BTNd, mixing)
+
+
+class Transformer(nn.Module):
+    """A DeepSeek-V4 language model.
+
+    Source: DeepSeek-V4 report section 2 (arXiv 2606.19348) and DeepSeek's released inference code;
+    where they differ, the code.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, n) for n in range(config.num_hidden_layers))
+        self.hc_head = StreamHead(
+            config.hc_mult, config.hidden_size, config.hc_eps, config.rms_norm_eps
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> Transformer:
+        """Loads a model folder; `dtype` None keeps each tensor as stored.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected, of the wrong shape, or cannot be read.
+        """
+        from baleen.model.checkpoint import load_checkpoint
+
+        return load_checkpoint(Path(source), dtype).to(device)
+
+    def save_pretrained(self, folder: str | Path, format: str = "bf16") -> None:
+        """Writes `config.json` and safetensors under the released tensor names."""
+        from baleen.model.checkpoint import save_checkpoint
+
+        save_checkpoint(self, Path(folder), format)
+
+    def new_state(
+        self, batch_size: int = 1, kv_dtype: str = "fp32", max_len: int | None = None
+    ) -> State:
+        """An empty past for `batch_size` sequences; a sequence longer than `max_len` is refused."""
+        config = self.config
+        shapes = [
+            LayerShape(
+                config.head_dim,
+                config.compress_ratios[layer],
+                kind is LayerKind.CSA,
+                config.index_head_dim if kind is LayerKind.CSA else 0,
+            )
+            for layer, kind in enumerate(config.layer_kinds)
+        ]
+        return State(shapes, config.sliding_window, batch_size, kv_dtype, max_len)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        state: State | None = None,
+        logits_to_keep: int | None = None,
+        counts_B: Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """Logits fp32 [B, T or kept, V] of the tokens that follow each of `ids_BT`.
+
+        `state` holds what came before and takes these tokens in; without one the call starts at
+        position 0. `counts_B` tells how many tokens of each row are real, the rest is padding on the
+        right, which changes nothing and whose logits mean nothing. `logits_to_keep` keeps the last
+        so many columns.
+        """
+        hidden = self.hidden(ids_BT, state, counts_B, trace)
+        if logits_to_keep is not None:
+            hidden = hidden[:, hidden.shape[1] - logits_to_keep :]
+        return self.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """fp32 logits of hidden vectors [..., d] as `hidden` returns them."""
+        return hidden.float() @ self.head.weight.float().T
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        state: State | None = None,
+        counts_B: Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """The normalised vectors [B, T, d] that the head turns into logits; see `forward`."""
+        self._check_ids(ids_BT)
+        if state is None:
+            state = self.new_state(len(ids_BT))
+        if state.batch_size != len(ids_BT):
+            raise UsageError(f"state holds {state.batch_size} rows, the call brings {len(ids_BT)}")
+        state.check_room(ids_BT.shape[1])
+        if torch.is_grad_enabled() or trace is not None or ids_BT.shape[1] <= PREFILL_CHUNK:
+            return self._chunk(ids_BT, state, counts_B, trace)
+        outputs, start = [], 0
+        for ids in ids_BT.split(PREFILL_CHUNK, dim=1):
+            counts = None if counts_B is None else (counts_B - start).clamp(0, ids.shape[1])
+            outputs.append(self._chunk(ids, state, counts, None))
+            start += ids.shape[1]
+        return torch.cat(outputs, dim=1)
+
+    def _chunk(
+        self, ids_BT: Tensor, state: State, counts_B: Tensor | None, trace: Trace | None
+    ) -> Tensor:
+        span = Span.of(state.lengths_B, ids_BT.shape[1], counts_B)
+        embedded = self.embed(ids_BT).unsqueeze(2)
+        x_BTNd = embedded.expand(-1, -1, self.config.hc_mult, -1)
+        for block, layer_state in zip(self.layers, state.layers, strict=True):
+            x_BTNd = block(x_BTNd, ids_BT, span, layer_state, trace)
+        state.advance(span)
+        hidden: Tensor = self.norm(self.hc_head(x_BTNd))
+        return hidden
+
+    def _check_ids(self, ids_BT: Tensor) -> None:
+        if ids_BT.dim() != 2 or ids_BT.dtype != torch.int64 or not ids_BT.numel():
+            raise UsageError(
+                f"ids must be a non-empty int64 [B, T], not {ids_BT.dtype} {list(ids_BT.shape)}"
+            )
+        low, high = int(ids_BT.min()), int(ids_BT.max())
+        if low < 0 or high >= self.config.vocab_size:
+            bad = low if low < 0 else high
+            raise UsageError(f"token id {bad} is outside the vocabulary of {self.config.vocab_size}")
