@@ -31,6 +31,7 @@ class Attention(nn.Module):
     """Attention of one layer; what it sees beyond the window depends on the layer's kind."""
 
     frequencies: Tensor
+    """fp64 [R/2]; a plain attribute, so that no cast of the model rounds it."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -38,12 +39,6 @@ class Attention(nn.Module):
         self.ratio = config.compress_ratios[layer]
         d, c, heads = config.hidden_size, config.head_dim, config.num_attention_heads
         self.heads, self.width, self.groups = heads, c, config.o_groups
-        if self.kind is LayerKind.SWA:
-            theta, scaling = config.rope_theta, None
-        else:
-            theta, scaling = config.compress_rope_theta, config.rope_scaling
-        frequencies = rope_frequencies(config.qk_rope_head_dim, theta, scaling)
-        self.register_buffer("frequencies", frequencies, persistent=False)
         self.wq_a = nn.Linear(d, config.q_lora_rank, bias=False)
         self.q_norm = RMSNorm(config.q_lora_rank, config.rms_norm_eps)
         self.wq_b = nn.Linear(config.q_lora_rank, heads * c, bias=False)
@@ -55,11 +50,23 @@ class Attention(nn.Module):
         self.compressor: Compressor | None = None
         self.indexer: Indexer | None = None
         if self.kind is not LayerKind.SWA:
-            self.compressor = Compressor(config, self.ratio, c, frequencies)
+            self.compressor = Compressor(config, self.ratio, c)
         if self.kind is LayerKind.CSA:
-            self.indexer = Indexer(config, frequencies)
+            self.indexer = Indexer(config)
+        self.set_frequencies(config)
         self.sees_blocks = True
         """Off only in ablations: the layer then attends its window alone."""
+
+    def set_frequencies(self, config: ModelConfig) -> None:
+        """(Re)computes the rotary frequencies, which are derived and so in no checkpoint."""
+        if self.kind is LayerKind.SWA:
+            theta, scaling = config.rope_theta, None
+        else:
+            theta, scaling = config.compress_rope_theta, config.rope_scaling
+        frequencies = rope_frequencies(config.qk_rope_head_dim, theta, scaling)
+        for module in (self, self.compressor, self.indexer and self.indexer.compressor):
+            if module is not None:
+                module.frequencies = frequencies
 
     def forward(self, x_BTd: Tensor, span: Span, state: LayerState, trace: Trace | None) -> Tensor:
         phases = rope_phases(span.positions_BT, self.frequencies)

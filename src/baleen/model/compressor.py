@@ -19,8 +19,9 @@ class Compressor(nn.Module):
     """Makes the blocks of one layer, for the attention or for its indexer."""
 
     frequencies: Tensor
+    """Set by the attention that owns this compressor."""
 
-    def __init__(self, config: ModelConfig, ratio: int, width: int, frequencies: Tensor) -> None:
+    def __init__(self, config: ModelConfig, ratio: int, width: int) -> None:
         super().__init__()
         self.ratio, self.width = ratio, width
         self.halves = 2 if ratio == CSA_RATIO else 1
@@ -28,7 +29,6 @@ class Compressor(nn.Module):
         self.wgate = nn.Linear(config.hidden_size, self.halves * width, bias=False)
         self.ape = nn.Parameter(torch.zeros(ratio, self.halves * width))
         self.norm = RMSNorm(width, config.rms_norm_eps)
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, x_BTd: Tensor, span: Span, state: CompressorState) -> None:
         """Takes in the call's tokens; appends each block that they complete to `state`."""

@@ -20,13 +20,13 @@ SCORE_ELEMENTS = 1 << 24
 class Indexer(nn.Module):
     """score(t, i) = sum_h w_h relu(q_h . k_i); the `topk` highest are attended."""
 
-    def __init__(self, config: ModelConfig, frequencies: Tensor) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.width = config.index_n_heads, config.index_head_dim
         self.topk = config.index_topk
         self.wq_b = nn.Linear(config.q_lora_rank, self.heads * self.width, bias=False)
         self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
-        self.compressor = Compressor(config, CSA_RATIO, self.width, frequencies)
+        self.compressor = Compressor(config, CSA_RATIO, self.width)
 
     def scores(self, x_BTd: Tensor, qr_BTC: Tensor, keys_BMc: Tensor, phases: Tensor) -> Tensor:
         """fp32 [B, T, M]; a block that a query may not see has a score all the same."""

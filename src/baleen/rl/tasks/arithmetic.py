@@ -1,0 +1,52 @@
+"""Integer arithmetic through the shell: the question's numbers go into `echo $((a * b))`."""
+
+from __future__ import annotations
+
+import random
+
+from baleen.rl.tasks.base import Call, Family, Split, Task, Trace
+
+QUESTIONS = (
+    "What is {a} {op} {b}?",
+    "What is {a} {op} {b}?",
+    "Compute {a} {op} {b}.",
+    "How much is {a} {op} {b}?",
+    "{a} {op} {b} = ?",
+    "{a} {op} {b}?",
+    "Calculate {a} {op} {b}.",
+)
+SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
+
+
+def command(a: int, op: str, b: int) -> str:
+    return f"echo $(({a} {op} {b}))"
+
+
+def result(a: int, op: str, b: int) -> int:
+    """What bash prints: division cuts towards zero."""
+    if op == "/":
+        return a // b
+    return {"+": a + b, "-": a - b, "*": a * b}[op]
+
+
+def arithmetic_call(a: int, op: str, b: int) -> Call:
+    return Call(f"Compute {a} {op} {b}.", command(a, op, b), str(result(a, op, b)))
+
+
+def draw_operands(rng: random.Random, split: Split) -> tuple[int, str, int]:
+    while True:
+        a = rng.randint(0, 10 ** rng.randint(1, 5) - 1)
+        b = rng.randint(0, 10 ** rng.randint(1, 5) - 1)
+        op = rng.choice("+-**/")
+        if (op != "/" or b > 0) and split.owns(f"{a}|{b}"):
+            return a, op, b
+
+
+def arithmetic_task(rng: random.Random, split: Split) -> Task:
+    """A fresh question; the pair of numbers belongs to `split`."""
+    a, op, b = draw_operands(rng, split)
+    spoken = SPOKEN.get(op, op) if rng.random() < 0.15 else op
+    question = rng.choice(QUESTIONS).format(a=a, op=spoken, b=b)
+    answer = str(result(a, op, b))
+    solution = Trace((arithmetic_call(a, op, b),), f"The result is {answer}.", answer)
+    return Task(Family.ARITHMETIC, question, answer, solution)
