@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from baleen.agent.editor import EDIT_TOOL
+from baleen.agent.observation import DEFAULT_LIMIT_CHARS
+
 WORKDIR = "/work"
 """Where the mounted folder lies in the box, and where commands start."""
 
@@ -49,4 +52,32 @@ NANO = Prompt(
     system=NANO_SYSTEM,
     tools=(BASH_TOOL,),
     observation_limit_chars=240,  # a few grep lines: about 100 tokens of its small context
+)
+
+GENERAL_SYSTEM = (
+    "You work in a sandbox through tools. Find out what the user asks by running commands; do not "
+    f"guess. The user's files, if there are any, are in {WORKDIR}, where commands start. There is "
+    "no network. When you know the answer, reply with it and nothing else."
+)
+
+GENERAL_BASH_TOOL: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "bash",
+        "description": (
+            "Run a command with bash and see its output. Each call starts a new shell in "
+            f"{WORKDIR}; files stay, variables do not."
+        ),
+        "parameters": {
+            "type": "object",
+            "properties": {"command": {"type": "string", "description": "What to run."}},
+            "required": ["command"],
+        },
+    },
+}
+
+GENERAL = Prompt(
+    system=GENERAL_SYSTEM,
+    tools=(GENERAL_BASH_TOOL, EDIT_TOOL),
+    observation_limit_chars=DEFAULT_LIMIT_CHARS,
 )
