@@ -1,0 +1,1 @@
+"""The loop that joins a model endpoint and a sandbox."""
