@@ -66,7 +66,7 @@ class HyperConnection(nn.Module):
 
 def collapse(x_BTNd: Tensor, pre_BTN: Tensor) -> Tensor:
     """The sublayer's input: sum_j pre[j] X[j], summed in fp32, in the streams' dtype."""
-    return (pre_BTN.unsqueeze(-2) @ x_BTNd.float()).squeeze(-2).to(x_BTNd.dtype)
+    return (pre_BTN.unsqueeze(-1) * x_BTNd.float()).sum(-2).to(x_BTNd.dtype)
 
 
 def expand(y_BTd: Tensor, x_BTNd: Tensor, mixing: Mixing) -> Tensor:
@@ -74,9 +74,11 @@ def expand(y_BTd: Tensor, x_BTNd: Tensor, mixing: Mixing) -> Tensor:
 
     The sum runs over comb's *first* index. The other one also gives plausible text, and wrong logits.
     """
-    carried = mixing.comb_BTNN.transpose(-1, -2) @ x_BTNd.float()
-    added = mixing.post_BTN.unsqueeze(-1) * y_BTd.float().unsqueeze(-2)
-    return (carried + added).to(x_BTNd.dtype)
+    # plain multiply-adds: a batched product of thousands of N x N matrices costs several times more
+    new_BTNd = mixing.post_BTN.unsqueeze(-1) * y_BTd.float().unsqueeze(-2)
+    for from_BTN, x_BTd in zip(mixing.comb_BTNN.unbind(-2), x_BTNd.unbind(-2), strict=True):
+        new_BTNd = new_BTNd + from_BTN.unsqueeze(-1) * x_BTd.float().unsqueeze(-2)
+    return new_BTNd.to(x_BTNd.dtype)
 
 
 class StreamHead(nn.Module):

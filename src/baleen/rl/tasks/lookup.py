@@ -72,7 +72,7 @@ def lookup_task(rng: random.Random, split: Split) -> Task:
     )
     if value is None:
         return _task(question, files, calls, f"No {key} there.", f"No {key} in {shown}.")
-    return _task(question, files, calls, f"{key} of {word} is {value}.", value)
+    return _task(question, files, calls, f"{key} is {value}.", value)
 
 
 def _task(

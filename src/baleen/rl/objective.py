@@ -1,0 +1,67 @@
+"""What every kind of training here shares: the forward pass behind a shared prefix, and balance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baleen.model import LayerKind, Trace, Transformer
+from baleen.model.transformer import Block
+from baleen.rl.corpus import IGNORED
+from baleen.rl.parallel import total
+
+BALANCE_SPEED = 0.001
+"""Step of the aux-loss-free bias. Source: DeepSeek-V4 report section 4."""
+
+
+def forward_behind_prefix(
+    model: Transformer, prefix: list[int], inputs_BT: Tensor, trace: Trace | None
+) -> Tensor:
+    """Hidden vectors [B, T, d] of rows that all continue one prefix.
+
+    The prefix goes through the model once and its state is forked for every row. Gradients flow back
+    through the fork, so this equals training on whole sequences at a third of the cost.
+    """
+    state = model.new_state(1)
+    model.hidden(torch.tensor([prefix]), state)
+    forked = state.select(torch.zeros(len(inputs_BT), dtype=torch.int64))
+    return model.hidden(inputs_BT, forked, trace=trace)
+
+
+def sampled_logprobs(model: Transformer, hidden_BTd: Tensor, targets_BT: Tensor) -> Tensor:
+    """Log-probability of each target, fp32 [number of targets that are not `IGNORED`]."""
+    kept = targets_BT != IGNORED
+    logits = model.logits(hidden_BTd[kept])
+    return -F.cross_entropy(logits, targets_BT[kept], reduction="none")
+
+
+def indexer_loss(trace: Trace) -> Tensor:
+    """Mean KL over the CSA layers' queries."""
+    return torch.stack([loss.mean() for loss in trace.indexer_losses]).mean()
+
+
+@torch.no_grad()
+def balance_experts(model: Transformer, trace: Trace) -> None:
+    """Moves each score-routed layer's bias towards even load; all ranks move alike."""
+    for block in model.layers:
+        assert isinstance(block, Block)
+        bias = block.ffn.gate.bias
+        if bias is not None:
+            chosen = trace.routings[block.layer].experts_LK.flatten()
+            load = total(torch.bincount(chosen, minlength=len(bias)).float())
+            bias += BALANCE_SPEED * torch.sign(load.mean() - load)
+
+
+def set_selection(model: Transformer, sparse: bool) -> None:
+    """Whether CSA layers attend the indexer's choice or, in early training, every block."""
+    for block in model.layers:
+        assert isinstance(block, Block)
+        if block.attn.kind is LayerKind.CSA:
+            assert block.attn.indexer is not None
+            block.attn.indexer.topk = model.config.index_topk if sparse else 1 << 30
+
+
+def clip_gradients(model: nn.Module, limit: float) -> float:
+    """Scales all gradients down to a joint norm of `limit`; returns the norm before."""
+    return float(nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], limit))
