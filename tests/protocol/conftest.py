@@ -1,9 +1,12 @@
 """A small byte-level tokenizer that has every special token of the format."""
 
+from collections.abc import Callable
+
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from baleen.protocol import tokens
+from baleen.protocol.tokenizing import encoder_for
 
 CORPUS = [
     "You have access to a set of tools to help answer the user's question.",
@@ -34,3 +37,9 @@ def build_tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def plain(tokenizer: Tokenizer) -> Callable[[str], list[int]]:
+    """Encodes text so that what spells a special token stays text."""
+    return encoder_for(tokenizer).encode_text

@@ -46,6 +46,7 @@ class CallBuilder:
         "_schema",
         "_streams",
         "_value",
+        "_whole",
         "_wrapper",
         "id",
         "name",
@@ -74,6 +75,7 @@ class CallBuilder:
         self._num_parameters = 0
         self._wrapper: _Parameter | None = None
         self._body: list[str] = []
+        self._whole: str | None = None
         self._key = ""
         self._is_string: bool | None = True
         self._held: list[str] = []
@@ -147,6 +149,10 @@ class CallBuilder:
 
     # --- other bodies --------------------------------------------------------------------------
 
+    def take_whole(self, lexeme: str) -> None:
+        """All arguments at once, as the text of a JSON object."""
+        self._whole = lexeme
+
     @property
     def takes_body(self) -> bool:
         """Whether text outside parameters may still turn out to be a JSON body."""
@@ -170,7 +176,9 @@ class CallBuilder:
     def close(self) -> ParsedCall:
         """The invocation is complete."""
         body = "".join(self._body).strip()
-        if self._wrapper is not None:
+        if self._whole is not None:
+            self._write(self._whole)
+        elif self._wrapper is not None:
             self._close_wrapper(self._wrapper)
         elif self._num_parameters:
             self._write("}")

@@ -139,6 +139,11 @@ def _any_int(digits: str) -> int | float:
 _RFC8259: Final = json.JSONDecoder(parse_int=_any_int, parse_constant=_no_constant)
 
 
+def read_value_at(text: str, position: int) -> tuple[Any, int]:
+    """The JSON value that starts at a position, and the position behind it."""
+    return _RFC8259.raw_decode(text, position)
+
+
 def loads_rfc8259(text: str) -> Any:
     """Read what a model wrote as JSON; numbers of any size pass.
 

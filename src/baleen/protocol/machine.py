@@ -33,6 +33,7 @@ from baleen.protocol.events import (
     Event,
     ReasoningDelta,
 )
+from baleen.protocol.foreign import read_json_call
 from baleen.protocol.schema import Schema
 from baleen.protocol.tags import BLOCK_NAMES, Tag, read_tag
 from baleen.protocol.turn import ParsedCall, RepairKind, Turn
@@ -100,6 +101,8 @@ class Machine:
         self._tag_is_quoted = False
         self._tag_closes = False
         self._probe = ""
+        self._block_is_foreign = False
+        self._foreign: list[str] = []
         self._place = start
         self.text: Callable[[str], None] = self._text
         self._enter(start)
@@ -350,6 +353,8 @@ class Machine:
             self.events.append(CallStart(index, self._call.id, name))
         if not tag.is_clean:
             self._call.count(RepairKind.TAG)
+        if self._block_is_foreign:
+            self._call.count(RepairKind.FOREIGN_MARKUP)
         self._enter(Place.INVOKE)
         if tag.closes_itself:
             self._call.count(RepairKind.SELF_CLOSING)
@@ -389,7 +394,7 @@ class Machine:
         elif home is Place.BLOCK and tag.word not in ("invoke", "parameter"):
             if tag.word not in BLOCK_NAMES:
                 self.count(RepairKind.BLOCK_NAME)
-            self._enter(Place.AFTER if self._reports_calls else Place.CONTENT)
+            self._leave_block()
         else:
             self.count(RepairKind.STRAY_TAG)
 
@@ -409,7 +414,11 @@ class Machine:
             call.count(RepairKind.INVOKE_CLOSER)
         self._close_call()
         if tag.names_block:
-            self._enter(Place.AFTER if self._reports_calls else Place.CONTENT)
+            self._leave_block()
+
+    def _leave_block(self) -> None:
+        self._block_is_foreign = False
+        self._enter(Place.AFTER if self._reports_calls else Place.CONTENT)
 
     def _close_call(self) -> None:
         call = self._current()
@@ -426,8 +435,7 @@ class Machine:
 
     def dsml(self) -> None:
         """The DSML token."""
-        if self.text == self._probe_opener:
-            self._end_probe()
+        self._end_guesses()
         if self.text == self._tag_text:
             self._resume(self._break_tag())
         elif self._place is Place.VALUE:
@@ -461,8 +469,16 @@ class Machine:
                 self._start_content()
             self._start_tag(closes=False)
 
+    def _end_guesses(self) -> None:
+        """Another marker decides what was waiting for more text."""
+        if self.text == self._probe_opener:
+            self._end_probe()
+        elif self.text == self._foreign_text:
+            self._end_foreign()
+
     def think_close(self) -> None:
         """The end of the reasoning."""
+        self._end_guesses()
         if self._place is Place.REASONING and self.text == self._text:
             if self._tail:
                 self._flush_text()
@@ -472,8 +488,7 @@ class Machine:
 
     def control(self, spelling: str) -> None:
         """A control token that means nothing here: verbatim in a value, dropped elsewhere."""
-        if self.text == self._probe_opener:
-            self._end_probe()
+        self._end_guesses()
         if self.text == self._value:
             self._feed_value(spelling)
         elif self._place is not Place.ENDED:
@@ -484,17 +499,65 @@ class Machine:
 
     def end_of_sentence(self) -> None:
         """The EOS token: the end, or at text level perhaps only text about it."""
+        self._end_guesses()
         if self._is_token_level:
             self._settle()
             self._enter(Place.ENDED)
             return
-        if self.text == self._probe_opener:
-            self._end_probe()
         if self.text == self._value:
             tail, self._tail = self._tail, ""
             self._pending_end += tail + tokens.EOS
         elif self.text == self._text:
             self._flush_text()
+
+    # --- foreign markup ------------------------------------------------------------------------
+
+    def foreign_dsml(self, spelling: str, bracket: str) -> None:
+        """A tag's beginning in another spelling; only text within a block of the right one."""
+        self._end_guesses()
+        if self._place in (Place.REASONING, Place.CONTENT, Place.AFTER):
+            self._block_is_foreign = True
+        if self._block_is_foreign:
+            self.text(bracket)
+            self.dsml()
+        else:
+            self.text(spelling)
+
+    def foreign_call(self, spelling: str, *, opens: bool) -> None:
+        """An element around a call written as one JSON object."""
+        if opens:
+            self._end_guesses()
+            if self.text == self._text or self.text == self._skip:
+                self._foreign = [spelling]
+                self.text = self._foreign_text
+                return
+        elif self.text == self._foreign_text:
+            self._foreign.append(spelling)
+            self._end_foreign()
+            return
+        self.text(spelling)
+
+    def _foreign_text(self, text: str) -> None:
+        self._foreign.append(text)
+
+    def _end_foreign(self) -> None:
+        """Report the call if it is one; otherwise it was text."""
+        pieces, self._foreign = self._foreign, []
+        self.text = self._skip if self._place in (Place.BLOCK, Place.AFTER) else self._text
+        call = read_json_call("".join(pieces[1:-1]))
+        if call is None:
+            for piece in pieces:
+                self.text(piece)
+            return
+        if self._place is Place.REASONING:
+            self.count(RepairKind.CALL_IN_REASONING)
+        self._newlines, self._tail = 0, ""
+        self._enter(Place.AFTER)
+        self._open_call(Tag("invoke", call.name))
+        self._current().count(RepairKind.FOREIGN_MARKUP)
+        self._current().take_whole(call.arguments)
+        self._close_call()
+        self._leave_block()
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -503,7 +566,7 @@ class Machine:
 
         In prose it is text. Within a call, which is cut off here, it is taken for half a tag.
         """
-        if self.text == self._text:
+        if self.text in (self._text, self._foreign_text):
             self.text(text)
 
     def finish(self, reason: str) -> Turn:
@@ -525,6 +588,8 @@ class Machine:
 
     def _settle(self) -> None:
         """No more text comes: prose keeps what was held back for tags, a call is cut off."""
+        if self.text == self._foreign_text:
+            self._end_foreign()
         if self.text == self._text:
             self._flush_text()
         elif self.text == self._tag_text and self._reports_calls:

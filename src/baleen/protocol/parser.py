@@ -61,8 +61,13 @@ class Parser:
             is_token_level=tokenizer is not None,
             mint=mint or _mint,
         )
-        self._text = TextLexer(self._machine) if tokenizer is None else None
-        self._tokens = TokenLexer(self._machine, tokenizer) if tokenizer is not None else None
+        foreign = mode is RepairMode.ALL
+        self._text: TextLexer | None = None
+        self._tokens: TokenLexer | None = None
+        if tokenizer is None:
+            self._text = TextLexer(self._machine, foreign=foreign)
+        else:
+            self._tokens = TokenLexer(self._machine, tokenizer, foreign=foreign)
         self._turn: Turn | None = None
 
     def feed(self, chunk: str | Sequence[int]) -> list[Event]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from baleen.protocol import tokens
 from baleen.protocol.errors import TokenizerError
-from baleen.protocol.lexer import dispatch
+from baleen.protocol.lexer import TextLexer, dispatch
 from baleen.protocol.machine import Machine
 
 _CACHE_SIZE: Final = 8
@@ -87,10 +87,11 @@ def table_for(tokenizer: Any) -> PieceTable:
 
 
 class TokenLexer:
-    """Feeds a machine from token ids."""
+    """Feeds a machine from token ids; ``foreign`` recovers other spellings of the markup."""
 
-    def __init__(self, machine: Machine, tokenizer: Any) -> None:
+    def __init__(self, machine: Machine, tokenizer: Any, *, foreign: bool) -> None:
         self._machine = machine
+        self._inner = TextLexer(machine, foreign=True, certain=True) if foreign else None
         self._table = table_for(tokenizer)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._window: list[int] = []
@@ -110,7 +111,13 @@ class TokenLexer:
                 else self._decode_in_window(number)
             )
             if text:
-                self._machine.text(text)
+                self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._inner is not None:
+            self._inner.feed(text)
+        else:
+            self._machine.text(text)
 
     def _decode_in_window(self, number: int) -> str:
         """For tokenizers whose tokens depend on their neighbours: decode the last few together."""
@@ -128,15 +135,22 @@ class TokenLexer:
         return str(self._table.backend.decode(ids, skip_special_tokens=False))
 
     def _flush(self) -> None:
+        self._flush_bytes()
+        if self._inner is not None:
+            self._inner.flush()
+
+    def _flush_bytes(self) -> None:
         text = self._decoder.decode(b"", True) if self._table.is_byte_level else ""
         self._decoder.reset()
         self._window = []
         if text:
-            self._machine.text(text)
+            self._say(text)
 
     def finish(self) -> None:
         """No more output: half a character is a replacement character."""
-        self._flush()
+        self._flush_bytes()
+        if self._inner is not None:
+            self._inner.finish()
 
 
 def _is_byte_level(backend: Any) -> bool:
