@@ -50,6 +50,8 @@ class Indexer(nn.Module):
         The order is total, score descending and then lowest block first, and sees nothing but this
         query's visible blocks; so prefill, chunks, decode and any batch choose the same set.
         """
+        if scores_BTM.shape[-1] <= self.topk:
+            return visible_BTM.expand_as(scores_BTM)
         ranked = (scores_BTM + 0.0).masked_fill(~visible_BTM, -torch.inf)
         if torch.isnan(ranked).any():
             raise FloatingPointError("indexer scores hold NaN; the weights or inputs are broken")

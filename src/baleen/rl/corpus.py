@@ -98,6 +98,13 @@ class EpisodeEncoder:
         return Episode(ids, sampled)
 
 
+def by_length(episodes: Sequence[Episode], groups: int) -> list[list[Episode]]:
+    """Splits into groups of similar length, so that little of a padded batch is padding."""
+    ordered = sorted(episodes, key=lambda episode: len(episode.token_ids))
+    size = -(-len(ordered) // groups)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
 def batch_tensors(episodes: Sequence[Episode]) -> tuple[Tensor, Tensor]:
     """Right-padded inputs and next-token targets, int64 [B, T]; unsampled targets are `IGNORED`."""
     width = max(len(episode.token_ids) for episode in episodes) - 1

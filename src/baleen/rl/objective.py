@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,17 +18,19 @@ BALANCE_SPEED = 0.001
 
 
 def forward_behind_prefix(
-    model: Transformer, prefix: list[int], inputs_BT: Tensor, trace: Trace | None
-) -> Tensor:
-    """Hidden vectors [B, T, d] of rows that all continue one prefix.
+    model: Transformer, prefix: list[int], batches: Sequence[Tensor], traces: Sequence[Trace | None]
+) -> list[Tensor]:
+    """Hidden vectors [B, T, d] of batches whose rows all continue one prefix.
 
     The prefix goes through the model once and its state is forked for every row. Gradients flow back
     through the fork, so this equals training on whole sequences at a third of the cost.
     """
     state = model.new_state(1)
     model.hidden(torch.tensor([prefix]), state)
-    forked = state.select(torch.zeros(len(inputs_BT), dtype=torch.int64))
-    return model.hidden(inputs_BT, forked, trace=trace)
+    return [
+        model.hidden(batch, state.select(torch.zeros(len(batch), dtype=torch.int64)), trace=trace)
+        for batch, trace in zip(batches, traces, strict=True)
+    ]
 
 
 def sampled_logprobs(model: Transformer, hidden_BTd: Tensor, targets_BT: Tensor) -> Tensor:
@@ -36,20 +40,20 @@ def sampled_logprobs(model: Transformer, hidden_BTd: Tensor, targets_BT: Tensor)
     return -F.cross_entropy(logits, targets_BT[kept], reduction="none")
 
 
-def indexer_loss(trace: Trace) -> Tensor:
+def indexer_loss(traces: Sequence[Trace]) -> Tensor:
     """Mean KL over the CSA layers' queries."""
-    return torch.stack([loss.mean() for loss in trace.indexer_losses]).mean()
+    return torch.cat([loss.flatten() for trace in traces for loss in trace.indexer_losses]).mean()
 
 
 @torch.no_grad()
-def balance_experts(model: Transformer, trace: Trace) -> None:
+def balance_experts(model: Transformer, traces: Sequence[Trace]) -> None:
     """Moves each score-routed layer's bias towards even load; all ranks move alike."""
     for block in model.layers:
         assert isinstance(block, Block)
         bias = block.ffn.gate.bias
         if bias is not None:
-            chosen = trace.routings[block.layer].experts_LK.flatten()
-            load = total(torch.bincount(chosen, minlength=len(bias)).float())
+            chosen = [trace.routings[block.layer].experts_LK.flatten() for trace in traces]
+            load = total(torch.bincount(torch.cat(chosen), minlength=len(bias)).float())
             bias += BALANCE_SPEED * torch.sign(load.mean() - load)
 
 

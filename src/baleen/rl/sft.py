@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from baleen.model import ModelConfig, Trace, Transformer, initialize
 from baleen.rl import demonstrations
-from baleen.rl.corpus import EpisodeEncoder, batch_tensors
+from baleen.rl.corpus import EpisodeEncoder, batch_tensors, by_length
 from baleen.rl.objective import (
     balance_experts,
     clip_gradients,
@@ -47,12 +47,12 @@ class Stage(StrEnum):
 class SFTConfig:
     """Sizes and rates of the run."""
 
-    dense_steps: int = 2600
-    sparse_steps: int = 700
-    mixed_steps: int = 120
+    dense_steps: int = 1100
+    sparse_steps: int = 350
+    mixed_steps: int = 80
     episodes_per_step: int = 32
     """Over all workers."""
-    lr_matrix: float = 0.01
+    lr_matrix: float = 0.006
     """Muon's; its updates have RMS 0.18 times this."""
     lr_other: float = 0.003
     weight_decay: float = 0.01
@@ -62,7 +62,7 @@ class SFTConfig:
     clip: float = 1.0
     seed: int = 20
     log_every: int = 20
-    snapshot_every: int = 200
+    snapshot_every: int = 100
 
     @property
     def total_steps(self) -> int:
@@ -123,18 +123,23 @@ def _step(
         demonstrations.draw_task(rng, Split.TRAIN)
         for _ in range(config.episodes_per_step // world_size())
     ]
-    inputs, targets = batch_tensors([encoder.encode(task, solve(rng, task)) for task in tasks])
-    trace = Trace(teaches_indexer=True)
-    hidden = forward_behind_prefix(model, encoder.prefix, inputs, trace)
-    loss = -sampled_logprobs(model, hidden, targets).mean()
-    lesson = indexer_loss(trace)
+    episodes = [encoder.encode(task, solve(rng, task)) for task in tasks]
+    batches = [batch_tensors(group) for group in by_length(episodes, 2)]
+    traces = [Trace(teaches_indexer=True) for _ in batches]
+    hidden = forward_behind_prefix(model, encoder.prefix, [x for x, _ in batches], traces)
+    logprobs = [
+        sampled_logprobs(model, part, targets)
+        for part, (_, targets) in zip(hidden, batches, strict=True)
+    ]
+    loss, lesson = -torch.cat(logprobs).mean(), indexer_loss(traces)
     (loss + lesson).backward()
     average_gradients(model)
     norm = clip_gradients(model, config.clip)
     optimizer.step(config.lr_factor(step))
     model.zero_grad(set_to_none=True)
-    balance_experts(model, trace)
-    shared = total(torch.tensor([loss.item(), lesson.item(), float(inputs.numel())]))
+    balance_experts(model, traces)
+    tokens = sum(len(episode.token_ids) for episode in episodes)
+    shared = total(torch.tensor([loss.item(), lesson.item(), float(tokens)]))
     return {
         "loss": shared[0].item() / world_size(),
         "indexer_kl": shared[1].item() / world_size(),
