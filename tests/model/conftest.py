@@ -49,7 +49,9 @@ def make_model() -> Callable[..., Transformer]:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_(noise * (0.3 if parameter.dim() < 2 or name.endswith("ape") else 0.1))
+                parameter.add_(
+                    noise * (0.3 if parameter.dim() < 2 or name.endswith("ape") else 0.1)
+                )
         return model.eval()
 
     return make

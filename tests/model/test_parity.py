@@ -83,7 +83,9 @@ def hf_state(model: Transformer) -> dict[str, torch.Tensor]:
                 head, dot, leaf = new.partition(".compressor.")
                 inner = "indexer." if leaf.startswith("indexer.") else ""
                 if leaf.removeprefix("indexer.").startswith(old):
-                    new = head + dot + inner + leaf.removeprefix("indexer.").replace(old, replacement)
+                    new = (
+                        head + dot + inner + leaf.removeprefix("indexer.").replace(old, replacement)
+                    )
                     break
         state[new] = tensor
     for number, block in enumerate(model.layers):

@@ -233,9 +233,7 @@ def _named_parts(layer: LayerState) -> list[tuple[str, CompressorState]]:
     return [(name, part) for name, part in named if part is not None]
 
 
-def _empty_layer(
-    shape: LayerShape, window: int, batch_size: int, dtype: torch.dtype
-) -> LayerState:
+def _empty_layer(shape: LayerShape, window: int, batch_size: int, dtype: torch.dtype) -> LayerState:
     def compressor(width: int) -> CompressorState | None:
         if not shape.ratio or not width:
             return None

@@ -173,7 +173,9 @@ class Attention(nn.Module):
         return queries, keys
 
     @torch.no_grad()
-    def _block_weights(self, q_BTHc: Tensor, keys_BSc: Tensor, allowed_BTS: Tensor, blocks: int) -> Tensor:
+    def _block_weights(
+        self, q_BTHc: Tensor, keys_BSc: Tensor, allowed_BTS: Tensor, blocks: int
+    ) -> Tensor:
         """The joint softmax's weights on the blocks, [B, T, H, M]; only for the indexer's lesson."""
         queries, keys = self._with_sink(q_BTHc, keys_BSc)
         logits = (queries @ keys.transpose(1, 2)).unflatten(1, (-1, self.heads))
@@ -182,7 +184,9 @@ class Attention(nn.Module):
 
     def _project(self, o_BTHc: Tensor) -> Tensor:
         """Grouped low-rank output: each group of heads through its own wo_a, all through wo_b."""
-        grouped_gLw = o_BTHc.flatten(-2).unflatten(-1, (self.groups, -1)).flatten(0, 1).transpose(0, 1)
+        grouped_gLw = (
+            o_BTHc.flatten(-2).unflatten(-1, (self.groups, -1)).flatten(0, 1).transpose(0, 1)
+        )
         wo_a_gwr = self.wo_a.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
         low_gLr = grouped_gLw @ wo_a_gwr
         low_BTgr = low_gLr.transpose(0, 1).unflatten(0, o_BTHc.shape[:2])

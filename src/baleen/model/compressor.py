@@ -41,7 +41,9 @@ class Compressor(nn.Module):
         if most == 0:
             return
         cut = self._cut(joined, span, first_B, most)
-        index_BM = (first_B if span.start is None else first_B[:1]).unsqueeze(1) + torch.arange(most)
+        index_BM = (first_B if span.start is None else first_B[:1]).unsqueeze(1) + torch.arange(
+            most
+        )
         phases = rope_phases(index_BM * self.ratio, self.frequencies)
         entries = rotate_tail(self.norm(self._pool(cut)).to(x_BTd.dtype), phases)
         if span.start is None:

@@ -159,7 +159,10 @@ def _check(config: ModelConfig) -> None:
 
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name.endswith(("_size", "_dim", "_rank", "_mult", "_heads", "_topk")) and value < 1:
+        if (
+            field.name.endswith(("_size", "_dim", "_rank", "_mult", "_heads", "_topk"))
+            and value < 1
+        ):
             refuse(field.name, "must be at least 1")
     if len(config.compress_ratios) < config.num_hidden_layers:
         refuse("compress_ratios", f"needs {config.num_hidden_layers} entries, one per layer")
@@ -173,7 +176,9 @@ def _check(config: ModelConfig) -> None:
     if config.num_attention_heads % config.o_groups:
         refuse("o_groups", f"must divide num_attention_heads = {config.num_attention_heads}")
     if not 1 <= config.num_experts_per_tok <= config.n_routed_experts:
-        refuse("num_experts_per_tok", f"must lie in 1..n_routed_experts = {config.n_routed_experts}")
+        refuse(
+            "num_experts_per_tok", f"must lie in 1..n_routed_experts = {config.n_routed_experts}"
+        )
 
 
 _FLASH = ModelConfig(

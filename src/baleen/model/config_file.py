@@ -51,7 +51,9 @@ def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         data = load_json(path / "config.json" if path.is_dir() else path)
     model_type = data.get("model_type", "deepseek_v4")
     if model_type != "deepseek_v4":
-        raise ConfigError(f"model_type {model_type!r} is not deepseek_v4", remedy="use a V4 checkpoint")
+        raise ConfigError(
+            f"model_type {model_type!r} is not deepseek_v4", remedy="use a V4 checkpoint"
+        )
     for key, value in _FIXED.items():
         if key in data and data[key] != value:
             raise ConfigError(f"{key} = {data[key]!r} is not supported: V4 has {value!r}")

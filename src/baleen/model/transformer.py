@@ -177,4 +177,6 @@ class Transformer(nn.Module):
         low, high = int(ids_BT.min()), int(ids_BT.max())
         if low < 0 or high >= self.config.vocab_size:
             bad = low if low < 0 else high
-            raise UsageError(f"token id {bad} is outside the vocabulary of {self.config.vocab_size}")
+            raise UsageError(
+                f"token id {bad} is outside the vocabulary of {self.config.vocab_size}"
+            )

@@ -68,4 +68,6 @@ def set_selection(model: Transformer, sparse: bool) -> None:
 
 def clip_gradients(model: nn.Module, limit: float) -> float:
     """Scales all gradients down to a joint norm of `limit`; returns the norm before."""
-    return float(nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], limit))
+    return float(
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], limit)
+    )

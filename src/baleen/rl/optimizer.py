@@ -52,7 +52,9 @@ class Muon(torch.optim.Optimizer):
             for shape, parameters in by_shape.items():
                 self._step(group, shape, parameters)
 
-    def _step(self, group: dict[str, float], shape: torch.Size, parameters: list[nn.Parameter]) -> None:
+    def _step(
+        self, group: dict[str, float], shape: torch.Size, parameters: list[nn.Parameter]
+    ) -> None:
         """Equal shapes go through Newton-Schulz as one batch."""
         updates = []
         for parameter in parameters:

@@ -157,7 +157,11 @@ class CurveLog:
             path.unlink(missing_ok=True)
 
     def write(self, step: int, stage: Stage, metrics: dict[str, float]) -> None:
-        row = {"step": step, "stage": stage.value, "elapsed_s": round(time.monotonic() - self.started, 1)}
+        row = {
+            "step": step,
+            "stage": stage.value,
+            "elapsed_s": round(time.monotonic() - self.started, 1),
+        }
         row |= {name: round(value, 5) for name, value in metrics.items()}  # type: ignore[misc]
         fresh = not self.path.exists()
         with self.path.open("a", newline="") as file:

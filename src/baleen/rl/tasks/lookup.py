@@ -126,9 +126,7 @@ def _fresh_key(rng: random.Random, split: Split, taken: set[str]) -> str:
 
 
 def _settings(rng: random.Random, split: Split, taken: set[str]) -> list[tuple[str, str]]:
-    return [
-        (_fresh_key(rng, split, taken), _unlike(rng, *taken)) for _ in range(rng.randint(1, 4))
-    ]
+    return [(_fresh_key(rng, split, taken), _unlike(rng, *taken)) for _ in range(rng.randint(1, 4))]
 
 
 def _write(rng: random.Random, settings: list[tuple[str, str]]) -> str:

@@ -8,26 +8,18 @@ from collections.abc import Callable
 
 from baleen.rl.tasks.base import Split
 
-SERVICES = """
-staging production billing checkout search mailer gateway cache worker frontend backend metrics
-auth login orders inventory shipping payments reports scheduler crawler indexer uploader archive
-backup proxy broker queue session profile catalog ledger invoice support chat video audio images
-maps weather news ads tracker monitor alerts deploy build release canary sandbox testing demo
-internal public mobile desktop android web api graph stream batch events audit vault registry
-""".split()
+SERVICES = ["staging", "production", "billing", "checkout", "search", "mailer", "gateway", "cache", "worker", "frontend", "backend", "metrics", "auth", "login", "orders", "inventory", "shipping", "payments", "reports", "scheduler", "crawler", "indexer", "uploader", "archive", "backup", "proxy", "broker", "queue", "session", "profile", "catalog", "ledger", "invoice", "support", "chat", "video", "audio", "images", "maps", "weather", "news", "ads", "tracker", "monitor", "alerts", "deploy", "build", "release", "canary", "sandbox", "testing", "demo", "internal", "public", "mobile", "desktop", "android", "web", "api", "graph", "stream", "batch", "events", "audit", "vault", "registry"]
 
-KEYS = """
-port host timeout user password database region replicas memory disk cpu level path url domain
-retries interval limit size mode version owner token secret address mirror bucket prefix topic
-workers threads format locale zone schema driver pool backlog charset editor theme color engine
-""".split()
+KEYS = ["port", "host", "timeout", "user", "password", "database", "region", "replicas", "memory", "disk", "cpu", "level", "path", "url", "domain", "retries", "interval", "limit", "size", "mode", "version", "owner", "token", "secret", "address", "mirror", "bucket", "prefix", "topic", "workers", "threads", "format", "locale", "zone", "schema", "driver", "pool", "backlog", "charset", "editor", "theme", "color", "engine"]
 
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
 
 
 def _syllables(rng: random.Random) -> str:
     parts = [
-        rng.choice(_CONSONANTS) + rng.choice(_VOWELS) + rng.choice(["", "", "n", "r", "s", "l", "t"])
+        rng.choice(_CONSONANTS)
+        + rng.choice(_VOWELS)
+        + rng.choice(["", "", "n", "r", "s", "l", "t"])
         for _ in range(rng.randint(1, 3))
     ]
     return "".join(parts) + rng.choice(["", "", "k", "d", "x", "m"])

@@ -1,0 +1,8 @@
+"""Many conversations on one model. Needs the extra ``model``."""
+
+from baleen.engine.batch import Batch, Completion
+from baleen.engine.engine import Engine
+from baleen.engine.sampling import SampledToken, Sampling
+from baleen.engine.session import Session
+
+__all__ = ["Batch", "Completion", "Engine", "SampledToken", "Sampling", "Session"]

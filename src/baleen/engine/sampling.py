@@ -1,0 +1,58 @@
+"""From logits to a token. The draw at a position depends on (seed, position) and nothing else, so a
+conversation that was interrupted and resumed goes on with the tokens it would have had."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose tokens and when to stop."""
+
+    temperature: float = 0.0
+    """0 takes the likeliest token, the lowest id among equals."""
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int = 512
+
+
+class SampledToken(NamedTuple):
+    """A token and its log-probability in the distribution it was drawn from (at 0: unscaled)."""
+
+    id: int
+    logprob: float
+
+
+def uniform(seed: int | str, position: int) -> float:
+    """The random number in [0, 1) of one position of one sample."""
+    return random.Random(f"{seed}|{position}").random()
+
+
+def pick(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by inverting the cumulative distribution: ids int64 [B], log-probs [B]."""
+    if sampling.temperature == 0.0:
+        logprobs_BV = logits_BV.log_softmax(-1)
+        ids_B = logits_BV.argmax(-1)
+    else:
+        logprobs_BV = (logits_BV / sampling.temperature).log_softmax(-1)
+        if sampling.top_p < 1.0:
+            logprobs_BV = _nucleus(logprobs_BV, sampling.top_p)
+        cumulative_BV = logprobs_BV.double().exp().cumsum(-1)
+        threshold_B1 = (uniform_B.double() * cumulative_BV[:, -1]).unsqueeze(-1)
+        ids_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1)
+        ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
+    return ids_B, logprobs_BV.gather(-1, ids_B.unsqueeze(-1)).squeeze(-1)
+
+
+def _nucleus(logprobs_BV: Tensor, top_p: float) -> Tensor:
+    """Renormalised over the fewest tokens that together hold `top_p`."""
+    ordered, order = logprobs_BV.sort(dim=-1, descending=True, stable=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    dropped = torch.zeros_like(before, dtype=torch.bool).scatter_(-1, order, before >= top_p)
+    return logprobs_BV.masked_fill(dropped, -torch.inf).log_softmax(-1)

@@ -1,0 +1,112 @@
+"""One conversation: its tokens, the model's state after them, and the generation of more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from baleen.cache import Mark
+from baleen.engine.sampling import SampledToken, Sampling, pick, uniform
+from baleen.errors import ConfigError, UsageError
+from baleen.model import Transformer
+
+
+class Session:
+    """The tokens that the state holds, and how many of each prompt had to be computed.
+
+    A sampled token enters the state when the next one is asked for, so the last token of a turn is
+    computed with the following prompt.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.token_ids: list[int] = []
+        self.prefilled_tokens = 0
+        """Prompt tokens that went through the model, in all turns together."""
+        self.reused_tokens = 0
+        """Prompt tokens that were already in the state."""
+        self._state = model.new_state(1)
+        self._marks: list[tuple[int, Mark]] = [(0, self._state.mark())]
+
+    @torch.no_grad()
+    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[SampledToken]:
+        """Continues `prompt_ids`; ends behind the end-of-sentence token or `max_tokens`.
+
+        Of the prompt, only what lies behind the longest prefix that the state can return to is
+        computed.
+        """
+        if not prompt_ids:
+            raise UsageError("the prompt is empty; it needs at least one token")
+        self._rewind(prompt_ids)
+        held = len(self.token_ids)
+        self.reused_tokens += held
+        self.prefilled_tokens += len(prompt_ids) - held
+        logits = self._feed(prompt_ids[held:])
+        self._marks.append((len(self.token_ids), self._state.mark()))
+        for count in range(sampling.max_tokens):
+            draw = torch.tensor([uniform(sampling.seed, len(self.token_ids))])
+            ids, logprobs = pick(logits, sampling, draw)
+            token = SampledToken(int(ids), float(logprobs))
+            yield token
+            if token.id == self.model.config.eos_token_id or count + 1 == sampling.max_tokens:
+                return
+            logits = self._feed([token.id])
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of this conversation's state, as allocated."""
+        return self._state.nbytes
+
+    @property
+    def gqa8_cache_bytes(self) -> int:
+        """What a plain cache of the same depth would take for these tokens: keys and values of
+        eight bf16 heads of this model's head width in every layer."""
+        config = self.model.config
+        return len(self.token_ids) * config.num_hidden_layers * 2 * 8 * config.head_dim * 2
+
+    def save(self, path: str | Path) -> None:
+        """Writes state and tokens to a file, atomically."""
+        self._state.save(path, {"token_ids": json.dumps(self.token_ids)})
+
+    def load(self, path: str | Path) -> None:
+        """Takes over what `save` wrote for the same model.
+
+        Raises:
+            ConfigError: the file is damaged or belongs to another model; the session is unchanged.
+        """
+        state = self.model.new_state(1)
+        try:
+            token_ids = json.loads(state.load(path)["token_ids"])
+        except ConfigError:
+            raise
+        except Exception as error:  # safetensors, JSON and OS errors alike mean: no usable file
+            raise ConfigError(f"{path} cannot be loaded: {error}") from error
+        if int(state.lengths_B[0]) != len(token_ids):
+            raise ConfigError(f"{path}: state and tokens disagree about their length")
+        self._state, self.token_ids = state, token_ids
+        empty = self.model.new_state(1).mark()
+        self._marks = [(0, empty), (len(token_ids), state.mark())]
+
+    def _feed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Takes tokens into the state; returns the logits [1, V] behind the last."""
+        logits = self.model(torch.tensor([token_ids]), self._state, logits_to_keep=1)
+        self.token_ids.extend(token_ids)
+        return logits[:, -1]
+
+    def _rewind(self, prompt_ids: Sequence[int]) -> None:
+        """Returns to the last marked point that the prompt shares and goes beyond."""
+        shared = 0
+        for mine, wanted in zip(self.token_ids, prompt_ids[:-1], strict=False):
+            if mine != wanted:
+                break
+            shared += 1
+        if shared == len(self.token_ids):
+            return
+        while self._marks[-1][0] > shared:
+            self._marks.pop()
+        length, mark = self._marks[-1]
+        self._state.rollback(mark)
+        del self.token_ids[length:]
