@@ -196,7 +196,7 @@ class State:
         for key, value in held.items():
             if header.get(key) != value:
                 raise ConfigError(f"{path}: {key} is {header.get(key)!r}, this state has {value!r}")
-        mine = {name: tensor for name, tensor in self._tensors()}
+        mine = dict(self._tensors())
         expected = {*mine, "lengths"} | {f"{name}.counts" for name in mine if "entries" in name}
         if set(tensors) != expected or any(
             tensors[name].shape[2:] != tensor.shape[2:] for name, tensor in mine.items()
