@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -56,7 +57,7 @@ def _processes(home: Path) -> int:
 
 
 def footprint(home: Path) -> Footprint:
-    groups = [g for c in ("cpu", "memory", "pids", "") for g in Path("/sys/fs/cgroup", c).glob("baleen-*/z*")]
+    groups = list(Path("/sys/fs/cgroup").rglob(f"{Home(home).group_name}/z*"))
     return Footprint(
         mounts=len(Path("/proc/self/mounts").read_text().splitlines()),
         groups=len(groups),
@@ -89,10 +90,8 @@ def kill_edge(home: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # it may be this process's child
-    except ChildProcessError:
-        pass
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
     except OSError:

@@ -40,7 +40,10 @@ async def test_commands_that_do_not_exist_give_127_and_folders_126(box: Sandbox)
 async def test_environment_folder_stdin_and_user_are_the_callers(box: Sandbox) -> None:
     result = await box.run(
         ["sh", "-c", "cat; pwd; echo $WORD; id -u; echo $HOME"],
-        cwd="/usr", env={"WORD": "whale"}, stdin="krill\n", user="1000:1000",
+        cwd="/usr",
+        env={"WORD": "whale"},
+        stdin="krill\n",
+        user="1000:1000",
     )
     assert result.text.split() == ["krill", "/usr", "whale", "1000", "/home/user"]
 
@@ -60,7 +63,9 @@ async def test_large_stdin_and_output_pass_whole(box: Sandbox) -> None:
 
 
 async def test_output_beyond_the_cap_is_dropped_and_flagged(box: Sandbox) -> None:
-    result = await box.run(["sh", "-c", "yes | head -c 300000; echo end >&2"], max_output_bytes=1000)
+    result = await box.run(
+        ["sh", "-c", "yes | head -c 300000; echo end >&2"], max_output_bytes=1000
+    )
     assert result.stdout == (b"y\n" * 500)
     assert result.stderr == b"end\n"
     assert result.truncated
@@ -106,7 +111,9 @@ async def test_a_command_that_kills_its_supervisor_leaves_nothing_behind(box: Sa
 
 
 async def test_a_box_survives_kill_everything_from_inside(box: Sandbox) -> None:
-    result = await box.run(["bash", "-c", "kill -9 -1; kill -9 1 2 3; echo unreachable"], timeout_s=5)
+    result = await box.run(
+        ["bash", "-c", "kill -9 -1; kill -9 1 2 3; echo unreachable"], timeout_s=5
+    )
     assert result.exit_code in (137, 0)
     for _ in range(3):
         assert (await box.run(["echo", "still here"])).text == "still here\n"

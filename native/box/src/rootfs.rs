@@ -111,23 +111,29 @@ impl Builder<'_> {
     /// Makes a directory (or an empty file) at a path of the box, with its parents.
     fn place(&self, at: &str, is_directory: bool) -> Res<()> {
         let names: Vec<&str> = at.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
-        let mut path = String::new();
-        for (index, name) in names.iter().enumerate() {
-            let parent = if path.is_empty() { "/".to_string() } else { path.clone() };
-            path = format!("{path}/{name}");
-            if open_in_root(&self.root_fd()?, &path, O_PATH).is_ok() {
-                continue;
-            }
-            let (_parent, parent_path) = self.reached(&parent)?;
-            let full = format!("{parent_path}/{name}");
-            if is_directory || index + 1 < names.len() {
-                self.directory(&full, 0o755)?;
-            } else {
-                fs::write(&full, "").named(format!("create {at}"))?;
-                self.give(&full)?;
+        for end in 1..=names.len() {
+            let path = format!("/{}", names[..end].join("/"));
+            if open_in_root(&self.root_fd()?, &path, O_PATH).is_err() {
+                let parent = format!("/{}", names[..end - 1].join("/"));
+                self.new_entry(&parent, names[end - 1], is_directory || end < names.len())
+                    .map_err(|fail| Fail { what: format!("make {at} in the box"), ..fail })?;
             }
         }
         Ok(())
+    }
+
+    fn new_entry(&self, parent: &str, name: &str, is_directory: bool) -> Res<()> {
+        let (_parent, parent_path) = self.reached(parent)?;
+        let full = format!("{parent_path}/{name}");
+        if fs::symlink_metadata(&full).is_ok_and(|meta| meta.is_symlink()) {
+            // It leads nowhere within the image. Only the box's own layer loses it.
+            fs::remove_file(&full).named("replace a dangling link")?;
+        }
+        if is_directory {
+            return self.directory(&full, 0o755);
+        }
+        fs::write(&full, "").named("create")?;
+        self.give(&full)
     }
 
     fn mount_at(&self, kind: &str, at: &str, flags: u64, data: &str) -> Res<()> {

@@ -8,6 +8,7 @@ what v1 holds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ class Groups:
                 if (directory / name).exists():
                     return _oom_kills((directory / name).read_text())
         return 0
+
+    def release(self) -> None:
+        """Removes the parents unless boxes still live in them."""
+        for parent in self.parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
     @property
     def description(self) -> str:

@@ -72,6 +72,7 @@ class Edge:
             self._home.pid_file.unlink(missing_ok=True)
             listener.close()
             await registry.stop()
+            registry.groups.release()
 
     async def _start_registry(self) -> Registry:
         binary = box_binary()
@@ -79,7 +80,7 @@ class Edge:
         root = os.geteuid() == 0
         groups = Groups(0, (), NEEDED)
         if self._settings.limits:
-            groups = find_groups(f"baleen-{os.geteuid()}", required=root)
+            groups = find_groups(self._home.group_name, required=root)
         launcher = await Launcher.start(
             binary,
             privileged=root,

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class Home:
     @property
     def stage(self) -> Path:
         return self.root / "stage"
+
+    @property
+    def group_name(self) -> str:
+        """Name of the control group that holds this home's boxes; two homes never share one."""
+        return f"baleen-{hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]}"
 
     def prepare(self) -> None:
         """Makes the folders; only their owner may enter the ones that hold sockets and logs."""

@@ -21,6 +21,7 @@ from .errors import BoxGoneError, UnsupportedError
 from .files import Files
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
+_Clients = WeakKeyDictionary[asyncio.AbstractEventLoop, EdgeClient]
 Argv = Sequence[str | bytes | os.PathLike[str]]
 
 
@@ -313,8 +314,7 @@ class Process:
 class _Shared:
     """One edge connection per event loop, closed with its last user."""
 
-    _clients: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, EdgeClient]]
-    _clients = WeakKeyDictionary()
+    _clients: ClassVar[_Clients] = WeakKeyDictionary()
     _users: ClassVar[WeakKeyDictionary[EdgeClient, int]] = WeakKeyDictionary()
 
     @classmethod
