@@ -16,8 +16,13 @@ ABILITIES = (
 )
 
 _NUMBER = r"-?\d+"
-_ARITHMETIC = re.compile(rf"{_NUMBER}\s*(?:[-+*/%x×]|plus|minus|times)\s*{_NUMBER}", re.IGNORECASE)
-_LOOK_UP = re.compile(r"\b(?:which|what)\b.+\b(?:of|does|for|in|use|has|have)\b.+\?", re.IGNORECASE)
+_ARITHMETIC = re.compile(rf"{_NUMBER}\s*(?:[-+*/]|plus|minus|times)\s*{_NUMBER}", re.IGNORECASE)
+_LOOK_UP = re.compile(
+    r"\b(?:which|what)\s\S+\s(?:does|has|is set for)\s"  # Which port does staging use?
+    r"|\S+ (?:of|for) \S+[.?]?$"  # What is the port of staging?
+    r"|\S+'s \S+",  # What is staging's port?
+    re.IGNORECASE,
+)
 
 
 def is_within_reach(question: str) -> bool:
