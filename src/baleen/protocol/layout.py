@@ -1,0 +1,120 @@
+"""What both published prompt layouts share; each has a module of its own.
+
+They agree on every conversation that a client normally sends and differ at the edges: the
+checkpoint encoder hangs the assistant header on the turn before it, the API on the assistant turn
+itself; the API gathers system texts at the front, sorts parallel calls by id, and always ends with
+a fresh assistant header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from baleen.protocol import jsontext, tokens
+from baleen.protocol.errors import MessageError
+from baleen.protocol.markup import Dialect, dialect_of, write_tools
+from baleen.protocol.message import Message
+from baleen.protocol.revision import Flavor, Revision
+from baleen.protocol.segments import SegmentWriter
+from baleen.protocol.tools import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What stays the same over all turns of one prompt."""
+
+    revision: Revision
+    flavor: Flavor
+    thinking: bool
+    effort_text: str
+    """Empty outside thinking."""
+    tools: Sequence[Tool]
+    response_schema: str | None
+    """JSON text for the response block; None for no block."""
+    keep_reasoning: bool
+    """Keep what earlier turns thought even without tools."""
+    force_block: bool
+    """Start the model inside a tool-call block."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The words of this revision's tags."""
+        return dialect_of(self.revision)
+
+
+def response_schema(response_format: Any, flavor: Flavor) -> str | None:
+    """JSON text that the response block shows, None where the format adds nothing to the prompt."""
+    if not response_format:
+        return None
+    if flavor is Flavor.CHECKPOINT:
+        return jsontext.dumps(response_format)
+    if response_format.get("type") != "json_schema":
+        return None
+    return jsontext.dumps_api(response_format.get("json_schema", {}).get("schema"))
+
+
+def write_response_format(out: SegmentWriter, schema: str) -> None:
+    """Write the response block and the separator before it."""
+    out.text(
+        "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
+        + schema
+    )
+
+
+def write_suffixes(out: SegmentWriter, layout: Layout) -> None:
+    """What the request hangs on the first system text: tools, then the response format."""
+    if layout.tools:
+        out.text("\n\n")
+        write_tools(out, [tool.line for tool in layout.tools], layout.dialect)
+    if layout.response_schema is not None:
+        write_response_format(out, layout.response_schema)
+
+
+def write_user(out: SegmentWriter, turn: Message) -> None:
+    """A user turn of texts and tool results; results are not escaped in any way."""
+    out.special(tokens.USER)
+    for place, block in enumerate(turn.blocks or ()):
+        if place:
+            out.text("\n\n")
+        if block.is_image:
+            out.special(block.text)
+        elif block.call_id is None:
+            out.text(block.text)
+        else:
+            out.text(f"<tool_result>{block.text}</tool_result>")
+
+
+def write_reminder(out: SegmentWriter, turn: Message) -> None:
+    """A reminder turn."""
+    out.special(tokens.REMINDER)
+    out.text(turn.content)
+
+
+def write_header(
+    out: SegmentWriter, previous: Message | None, layout: Layout, *, thinking: bool
+) -> None:
+    """What stands between a turn and the assistant's answer to it; a task has its own."""
+    task = previous.task if previous is not None else None
+    if task is None:
+        out.special(tokens.ASSISTANT)
+        out.special(tokens.THINK_OPEN if thinking else tokens.THINK_CLOSE)
+    elif task == "action":
+        out.special(tokens.ASSISTANT)
+        out.special(tokens.THINK_OPEN if layout.thinking else tokens.THINK_CLOSE)
+        out.special(tokens.TASKS[task])
+    else:
+        out.special(_task_token(task, previous))
+
+
+def _task_token(task: str, turn: Message | None) -> str:
+    token = tokens.TASKS.get(task)
+    if token is None:
+        raise MessageError(
+            f"unknown task {task!r}",
+            index=turn.index if turn is not None else None,
+            field="task",
+            remedy=f"use one of {', '.join(tokens.TASKS)}",
+        )
+    return token

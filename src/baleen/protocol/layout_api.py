@@ -1,0 +1,114 @@
+"""The prompt layout of the hosted API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from baleen.protocol import tokens
+from baleen.protocol.arrange import merge, sort_blocks, sort_results
+from baleen.protocol.layout import (
+    Layout,
+    write_header,
+    write_reminder,
+    write_suffixes,
+    write_user,
+)
+from baleen.protocol.markup import write_block_opener, write_calls
+from baleen.protocol.message import Message, Role
+from baleen.protocol.revision import Revision
+from baleen.protocol.segments import SegmentWriter
+
+
+def write_api(out: SegmentWriter, messages: Sequence[Message], layout: Layout) -> None:
+    """Write the whole prompt, the header of the answer included."""
+    out.special(tokens.BOS)
+    if layout.revision is Revision.V41:
+        turns = _write_front_v41(out, messages, layout)
+    else:
+        turns = _write_front(out, messages, layout)
+    _write_turns(out, turns, layout)
+
+
+def _write_front(
+    out: SegmentWriter, messages: Sequence[Message], layout: Layout
+) -> Sequence[Message]:
+    """All system texts, wherever they stood; returns the turns behind them."""
+    out.text(layout.effort_text)
+    out.text("\n\n".join(m.content for m in messages if m.role is Role.SYSTEM))
+    write_suffixes(out, layout)
+    turns = merge([_with_sorted_calls(m) for m in messages if m.role is not Role.SYSTEM])
+    for turn in turns:
+        if turn.blocks:
+            sort_blocks(turn.blocks, lambda block: block.call_id or "")
+    return turns
+
+
+def _with_sorted_calls(message: Message) -> Message:
+    if len(message.calls) < 2:
+        return message
+    return replace(message, calls=sorted(message.calls, key=lambda call: call.id))
+
+
+def _write_front_v41(
+    out: SegmentWriter, messages: Sequence[Message], layout: Layout
+) -> Sequence[Message]:
+    """The leading system text; later ones are turns, and calls stay in their order."""
+    leading = messages[0].content if messages[0].role is Role.SYSTEM else ""
+    if leading or layout.effort_text or layout.tools or layout.response_schema is not None:
+        out.special(tokens.SYSTEM)
+    out.text(layout.effort_text + leading)
+    write_suffixes(out, layout)
+    rest = messages[1:] if messages[0].role is Role.SYSTEM else messages
+    turns = merge([m for m in rest if m.content or m.role is not Role.SYSTEM])
+    sort_results(turns)
+    return turns
+
+
+def _write_turns(out: SegmentWriter, turns: Sequence[Message], layout: Layout) -> None:
+    keeps = layout.thinking and (bool(layout.tools) or layout.keep_reasoning)
+    previous: Message | None = None
+    for turn in turns:
+        if turn.role is Role.USER:
+            write_user(out, turn)
+        elif turn.role is Role.REMINDER:
+            write_reminder(out, turn)
+        elif turn.role is Role.SYSTEM:
+            out.special(tokens.SYSTEM)
+            out.text(turn.content)
+        elif turn.is_prefix:
+            _write_continued(out, turn, previous, layout)
+            return
+        else:
+            _write_assistant(out, turn, previous, layout, keeps=keeps)
+        previous = turn
+    write_header(out, previous, layout, thinking=layout.thinking)
+    if layout.force_block:
+        write_block_opener(out, layout.dialect)
+
+
+def _write_assistant(
+    out: SegmentWriter, turn: Message, previous: Message | None, layout: Layout, *, keeps: bool
+) -> None:
+    thinks = keeps and (previous is None or previous.task is None)
+    write_header(out, previous, layout, thinking=thinks)
+    if thinks:
+        out.text(turn.reasoning or "")
+        out.special(tokens.THINK_CLOSE)
+    out.text(turn.content)
+    if turn.calls:
+        write_calls(out, turn.calls, layout.dialect, layout.flavor)
+    if not turn.is_open:
+        out.special(tokens.EOS)
+
+
+def _write_continued(
+    out: SegmentWriter, turn: Message, previous: Message | None, layout: Layout
+) -> None:
+    """A turn that the model goes on with: inside its reasoning until there is content."""
+    write_header(out, previous, layout, thinking=layout.thinking)
+    if layout.thinking:
+        out.text(turn.reasoning or "")
+        if turn.content:
+            out.special(tokens.THINK_CLOSE)
+    out.text(turn.content)

@@ -1,0 +1,98 @@
+"""The prompt layout of the encoder that ships beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baleen.protocol import jsontext, tokens
+from baleen.protocol.arrange import drop_reasoning, last_user, merge, sort_results
+from baleen.protocol.layout import (
+    Layout,
+    write_header,
+    write_reminder,
+    write_response_format,
+    write_suffixes,
+    write_user,
+)
+from baleen.protocol.markup import write_block_opener, write_calls, write_tools
+from baleen.protocol.message import Message, Role
+from baleen.protocol.segments import SegmentWriter
+from baleen.protocol.tools import read_tools
+
+
+def write_checkpoint(out: SegmentWriter, messages: Sequence[Message], layout: Layout) -> None:
+    """Write the whole prompt; after an assistant turn it ends without another header."""
+    turns = merge(_with_front(messages, layout))
+    sort_results(turns)
+    drops = not (layout.keep_reasoning or layout.tools or any(turn.tools for turn in turns))
+    if layout.thinking and drops:
+        turns = drop_reasoning(turns)
+    out.special(tokens.BOS)
+    out.text(layout.effort_text)
+    last = last_user(turns)
+    for place, turn in enumerate(turns):
+        previous = turns[place - 1] if place else None
+        following = turns[place + 1] if place + 1 < len(turns) else None
+        thinks = layout.thinking and (not drops or place > last)
+        _write_turn(out, turn, previous, layout, thinks=thinks)
+        if following is None or following.role in (Role.ASSISTANT, Role.REMINDER):
+            _write_transition(
+                out, turn, layout, thinks=thinks or (layout.thinking and place == last)
+            )
+            if following is None and layout.force_block:
+                write_block_opener(out, layout.dialect)
+
+
+def _with_front(messages: Sequence[Message], layout: Layout) -> Sequence[Message]:
+    """Tools and response format hang on a system turn; assume an empty one where none leads."""
+    needs_system = bool(layout.tools) or layout.response_schema is not None
+    if needs_system and messages[0].role is not Role.SYSTEM:
+        return [Message(Role.SYSTEM), *messages]
+    return messages
+
+
+def _write_turn(
+    out: SegmentWriter, turn: Message, previous: Message | None, layout: Layout, *, thinks: bool
+) -> None:
+    if turn.role is Role.USER:
+        write_user(out, turn)
+    elif turn.role is Role.REMINDER:
+        write_reminder(out, turn)
+    elif turn.role is Role.ASSISTANT:
+        _write_assistant(out, turn, previous, layout, thinks=thinks)
+    else:
+        if turn.role is Role.DEVELOPER:
+            out.special(tokens.USER)
+        out.text(turn.content)
+        if previous is None:
+            write_suffixes(out, layout)
+        _write_own_suffixes(out, turn, layout)
+
+
+def _write_assistant(
+    out: SegmentWriter, turn: Message, previous: Message | None, layout: Layout, *, thinks: bool
+) -> None:
+    if thinks and (previous is None or previous.task is None):
+        out.text(turn.reasoning or "")
+        if turn.content or not turn.is_prefix:
+            out.special(tokens.THINK_CLOSE)
+    out.text(turn.content)
+    if turn.calls:
+        write_calls(out, turn.calls, layout.dialect, layout.flavor)
+    if not (turn.is_open or turn.is_prefix):
+        out.special(tokens.EOS)
+
+
+def _write_own_suffixes(out: SegmentWriter, turn: Message, layout: Layout) -> None:
+    """Tools and response format that a system or developer message carries itself."""
+    if turn.tools:
+        out.text("\n\n")
+        lines = [tool.line for tool in read_tools(turn.tools, layout.flavor)]
+        write_tools(out, lines, layout.dialect)
+    if turn.response_format:
+        write_response_format(out, jsontext.dumps(turn.response_format))
+
+
+def _write_transition(out: SegmentWriter, turn: Message, layout: Layout, *, thinks: bool) -> None:
+    if turn.task is not None or turn.role in (Role.USER, Role.DEVELOPER):
+        write_header(out, turn, layout, thinking=thinks)

@@ -1,0 +1,159 @@
+"""Token level: what each sampled id contributes, as text or as a marker.
+
+A special token is a marker by its id, so text that only spells one stays text. Ordinary tokens are
+bytes, and a character may be spread over several: bytes are held until the character is whole.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+from baleen.protocol import tokens
+from baleen.protocol.errors import TokenizerError
+from baleen.protocol.lexer import dispatch
+from baleen.protocol.machine import Machine
+
+_CACHE_SIZE: Final = 8
+_REPLACEMENT: Final = "�"
+
+
+class PieceTable:
+    """What the ids of one tokenizer stand for; entries are made when first asked for."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not hasattr(backend, "decode") or not hasattr(backend, "token_to_id"):
+            raise TokenizerError(
+                f"{type(backend).__name__} has no decode or no token_to_id",
+                remedy="pass a tokenizers.Tokenizer or an object with both",
+            )
+        self.backend = backend
+        self.markers: dict[int, str] = {
+            found: token
+            for token in tokens.ALL
+            if (found := backend.token_to_id(token)) is not None
+        }
+        self._add_special_tokens()
+        self._bytes: dict[int, bytes] = {}
+        self._alphabet = _byte_alphabet() if _is_byte_level(backend) else None
+
+    def _add_special_tokens(self) -> None:
+        listing = getattr(self.backend, "get_added_tokens_decoder", None)
+        if listing is not None:
+            for number, added in listing().items():
+                if added.special:
+                    self.markers.setdefault(int(number), added.content)
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether each ordinary id stands for fixed bytes."""
+        return self._alphabet is not None
+
+    def bytes_of(self, number: int) -> bytes:
+        """The bytes of an ordinary id of a byte-level tokenizer."""
+        known = self._bytes.get(number)
+        if known is None:
+            known = self._bytes[number] = self._look_up(number)
+        return known
+
+    def _look_up(self, number: int) -> bytes:
+        token = self.backend.id_to_token(number)
+        alphabet = self._alphabet
+        if token is None or alphabet is None:
+            return b""
+        try:
+            return bytes(alphabet[char] for char in token)
+        except KeyError:
+            # An added token that is no control token is stored as it reads.
+            return str(token).encode()
+
+
+_tables: dict[int, tuple[Any, PieceTable]] = {}
+
+
+def table_for(tokenizer: Any) -> PieceTable:
+    """The table of this tokenizer, built once."""
+    entry = _tables.get(id(tokenizer))
+    if entry is not None and entry[0] is tokenizer:
+        return entry[1]
+    table = PieceTable(tokenizer)
+    while len(_tables) >= _CACHE_SIZE:
+        _tables.pop(next(iter(_tables)))
+    _tables[id(tokenizer)] = (tokenizer, table)
+    return table
+
+
+class TokenLexer:
+    """Feeds a machine from token ids."""
+
+    def __init__(self, machine: Machine, tokenizer: Any) -> None:
+        self._machine = machine
+        self._table = table_for(tokenizer)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._window: list[int] = []
+
+    def feed(self, ids: Iterable[int]) -> None:
+        """More output; cut anywhere between tokens."""
+        markers, is_byte_level = self._table.markers, self._table.is_byte_level
+        for number in ids:
+            marker = markers.get(number)
+            if marker is not None:
+                self._flush()
+                dispatch(self._machine, marker)
+                continue
+            text = (
+                self._decoder.decode(self._table.bytes_of(number))
+                if is_byte_level
+                else self._decode_in_window(number)
+            )
+            if text:
+                self._machine.text(text)
+
+    def _decode_in_window(self, number: int) -> str:
+        """For tokenizers whose tokens depend on their neighbours: decode the last few together."""
+        before = self._decode(self._window)
+        self._window.append(number)
+        after = self._decode(self._window)
+        if after.endswith(_REPLACEMENT) and len(self._window) < 16:
+            return ""
+        self._window = self._window[-4:]
+        return after[len(before.rstrip(_REPLACEMENT)) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        if not ids:
+            return ""
+        return str(self._table.backend.decode(ids, skip_special_tokens=False))
+
+    def _flush(self) -> None:
+        text = self._decoder.decode(b"", True) if self._table.is_byte_level else ""
+        self._decoder.reset()
+        self._window = []
+        if text:
+            self._machine.text(text)
+
+    def finish(self) -> None:
+        """No more output: half a character is a replacement character."""
+        self._flush()
+
+
+def _is_byte_level(backend: Any) -> bool:
+    describe = getattr(backend, "to_str", None)
+    if describe is None:
+        return False
+    decoder = json.loads(describe()).get("decoder") or {}
+    return decoder.get("type") == "ByteLevel"
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in byte-level vocabularies.
+
+    Printable Latin-1 characters stand for themselves, the others are moved up from U+0100 in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    alphabet = {chr(byte): byte for byte in printable}
+    moved = (byte for byte in range(256) if byte not in printable)
+    alphabet.update({chr(0x100 + place): byte for place, byte in enumerate(moved)})
+    return alphabet

@@ -1,0 +1,71 @@
+"""Prompts as segments: text and special tokens kept apart until ids are needed.
+
+A prompt is a sequence of ``(text, is_special)`` pairs. Each special token stands alone, and two
+plain segments never touch, so that a tokenizer sees the longest run of ordinary text at once. Only
+this module's writer makes special segments; text from messages, tools and schemas goes in as text.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+from baleen.protocol import tokens
+
+Segment = tuple[str, bool]
+
+_IN_TEMPLATES: Final = re.compile(
+    "|".join(map(re.escape, (tokens.DSML, tokens.THINK_OPEN, tokens.THINK_CLOSE)))
+)
+
+
+@cache
+def split_template(template: str) -> tuple[Segment, ...]:
+    """Segments of a text of our own in which special tokens are spelled out."""
+    pieces: list[Segment] = []
+    position = 0
+    for match in _IN_TEMPLATES.finditer(template):
+        if match.start() > position:
+            pieces.append((template[position : match.start()], False))
+        pieces.append((match.group(), True))
+        position = match.end()
+    if position < len(template):
+        pieces.append((template[position:], False))
+    return tuple(pieces)
+
+
+class SegmentWriter:
+    """Collects segments; adjacent text becomes one segment."""
+
+    __slots__ = ("_segments", "_text")
+
+    def __init__(self) -> None:
+        self._segments: list[Segment] = []
+        self._text = ""
+
+    def text(self, text: str) -> None:
+        """Append ordinary text, whatever it spells."""
+        self._text += text
+
+    def special(self, token: str) -> None:
+        """Append one special token."""
+        if self._text:
+            self._segments.append((self._text, False))
+            self._text = ""
+        self._segments.append((token, True))
+
+    def template(self, template: str) -> None:
+        """Append a text of our own in which special tokens are spelled out."""
+        for text, is_special in split_template(template):
+            if is_special:
+                self.special(text)
+            else:
+                self._text += text
+
+    def finish(self) -> list[Segment]:
+        """The segments so far; the writer can go on."""
+        if self._text:
+            self._segments.append((self._text, False))
+            self._text = ""
+        return self._segments

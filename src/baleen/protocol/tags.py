@@ -1,0 +1,56 @@
+"""What stands between a DSML token and the ``>`` behind it.
+
+``tool_calls``, ``/invoke`` without its slash, ``parameter name="k" string="true"``. Both dialects
+and the names of older ones are read alike; attributes may come in any order.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+BLOCK_NAMES: Final = frozenset({"tool_calls", "calls"})
+"""Block names of V4 and V4.1."""
+
+_OTHER_BLOCK_NAMES: Final = frozenset({"toolcalls", "tool_call", "function_calls", "function_call"})
+_WORD: Final = re.compile(r'[^\s"/>=]*')
+_ATTRIBUTE: Final = re.compile(r'([A-Za-z_]+)\s*=\s*"([^"]*)("?)')
+_BOOLEANS: Final = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag, read: its first word, its attributes, and how well formed it was."""
+
+    word: str
+    name: str | None = None
+    is_string: bool | None = None
+    closes_itself: bool = False
+    is_clean: bool = True
+
+    @property
+    def names_block(self) -> bool:
+        """Whether the word is that of a block in some dialect."""
+        return self.word in BLOCK_NAMES or self.word in _OTHER_BLOCK_NAMES
+
+
+def read_tag(text: str, *, is_ended: bool = True) -> Tag:
+    """Read a tag's inside; ``is_ended`` False means that its ``>`` is missing."""
+    text = text.strip()
+    word = _WORD.match(text)
+    first = word.group() if word is not None else ""
+    name: str | None = None
+    is_string: bool | None = None
+    is_clean = is_ended
+    for attribute in _ATTRIBUTE.finditer(text, len(first)):
+        key, value, closing = attribute.groups()
+        is_clean = is_clean and bool(closing)
+        if key == "name" and name is None:
+            name = value if closing else value.split(">")[0]
+            # A string attribute ahead of the name is read all the same, but is not the format.
+            is_clean = is_clean and is_string is None
+        elif key == "string" and is_string is None:
+            is_string = _BOOLEANS.get(value.strip().lower())
+            is_clean = is_clean and value in _BOOLEANS
+    return Tag(first, name, is_string, text.endswith("/"), is_clean)
