@@ -20,7 +20,7 @@ RESULT = records.Result(0, 0, "port = 1", "box", 0, 0.1, False, "2026-01-31T12:0
 ALL_KINDS: list[records.Record] = [
     START,
     records.Policy("nano:abc"),
-    records.Box("box-1", "sandbox.log", "2026-01-31T12:00:00.000Z"),
+    records.Box("box-1", "sandbox.log", 0.01, "2026-01-31T12:00:00.000Z"),
     records.Prompt(0, [0, 5, 6]),
     records.Tokens(0, [7], [-0.25]),
     records.Tokens(0, [8, 1], [-0.5, -1.0]),

@@ -43,12 +43,15 @@ class RunConfig:
     temperature: float | None = None
     """None: 0 for a model that runs here, the endpoint's own default elsewhere."""
 
-    seed: int = 0
+    seed: int | None = None
+    """None: 0 for a model that runs here, not sent elsewhere."""
+
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise ConfigError("the question is empty", remedy='ask something: baleen run "..."')
+        _check_backend(self.backend)
         if self.mount_mode not in MODES:
             raise ConfigError(f"mount_mode is {self.mount_mode!r}", remedy="use ro or rw")
         if self.mount is not None and not Path(self.mount).is_dir():
@@ -77,6 +80,15 @@ class RunConfig:
         limits = rest.pop("limits", {})
         check_keys(limits, [f.name for f in fields(Limits)])
         return cls(**rest, limits=Limits(**limits))
+
+
+def _check_backend(name: str) -> None:
+    from baleen.sandbox.spec import BACKENDS
+
+    if name not in BACKENDS:
+        near = nearest(name, BACKENDS)
+        remedy = f"did you mean {near}?" if near else f"there are: {', '.join(BACKENDS)}"
+        raise ConfigError(f"there is no backend {name!r}", remedy=remedy)
 
 
 def check_keys(values: Iterable[str], known: Iterable[str]) -> None:

@@ -43,13 +43,10 @@ async def open_endpoint(config: RunConfig, prompt: Prompt) -> Endpoint:
             config.model_name,
             tools=prompt.tools,
             temperature=config.temperature,
-            seed=config.seed if config.temperature is not None else None,
+            seed=config.seed,
         )
     from baleen.agent.local import LocalEndpoint
 
     return LocalEndpoint.load(
-        config.model,
-        tools=prompt.tools,
-        temperature=config.temperature or 0.0,
-        seed=config.seed,
+        config.model, prompt, temperature=config.temperature or 0.0, seed=config.seed or 0
     )

@@ -8,14 +8,16 @@ from typing import Any
 
 from baleen.agent import records
 from baleen.agent.base import Endpoint, ToolCall, Watch
+from baleen.agent.commands import InDoubt, KeyedCommands, LoggedCommands, NeverRan
 from baleen.agent.decide import Dispatch, Finish, Sample, decide
 from baleen.agent.journal import Journal
 from baleen.agent.limits import Limits
 from baleen.agent.observation import IN_DOUBT
 from baleen.agent.outcome import Outcome
 from baleen.agent.tools import Observation, Tool, Toolbox, ToolInputError
-from baleen.agent.workplace import InDoubt, KeyedCommands, Workplace, call_key
+from baleen.agent.workplace import Workplace, call_key
 from baleen.errors import EndpointError, SandboxError
+from baleen.sandbox.errors import BoxGoneError
 
 
 class Agent:
@@ -90,11 +92,18 @@ class Agent:
             tool, arguments = self._toolbox.resolve(call)
         except ToolInputError as error:
             return _unrun(turn, index, f"[error: {error}]", "refused")
-        try:
-            commands = self._workplace.commands(self._recorded(turn, index, call))
-            return await self._executed(turn, index, tool, arguments, commands)
-        except InDoubt:
-            return _unrun(turn, index, IN_DOUBT, "in_doubt")
+        while True:
+            dispatched = self._dispatched(turn, index, call)
+            try:
+                commands = self._workplace.commands(dispatched)
+                return await self._executed(turn, index, tool, arguments, commands)
+            except InDoubt:
+                return _unrun(turn, index, IN_DOUBT, "in_doubt")
+            except NeverRan:  # the box that was asked is gone and had not begun
+                self._record_call(turn, index, call)
+            except BoxGoneError as error:  # nothing was run
+                await self._workplace.replace(error)
+                self._record_call(turn, index, call)
 
     async def _executed(
         self,
@@ -102,7 +111,7 @@ class Agent:
         index: int,
         tool: Tool,
         arguments: Mapping[str, Any],
-        commands: KeyedCommands,
+        commands: KeyedCommands | LoggedCommands,
     ) -> records.Result:
         try:
             shown = await tool.execute(arguments, commands, self._limit_chars)
@@ -121,21 +130,24 @@ class Agent:
             at=records.now(),
         )
 
-    def _recorded(self, turn: int, index: int, call: ToolCall) -> records.Call:
-        """The call's record: the one that an earlier process wrote, or a new one, durable."""
+    def _dispatched(self, turn: int, index: int, call: ToolCall) -> records.Call:
+        """The call's record: the one that an earlier process wrote, or a new one."""
         dispatched = self._journal.history.turns[turn].calls[index].dispatched
-        if dispatched is None:
-            dispatched = records.Call(
-                turn=turn,
-                index=index,
-                call_id=call.id,
-                key=call_key(self._journal.history.run_id, turn, index, call),
-                timeout_s=self._limits.command_timeout_s,
-                box_id=self._workplace.box_id,
-                at=records.now(),
-            )
-            self._journal.write(dispatched, durable=True)
-        return dispatched
+        return dispatched or self._record_call(turn, index, call)
+
+    def _record_call(self, turn: int, index: int, call: ToolCall) -> records.Call:
+        """Write down, durably, that a call is about to go to the current box."""
+        record = records.Call(
+            turn=turn,
+            index=index,
+            call_id=call.id,
+            key=call_key(self._journal.history.run_id, turn, index, call),
+            timeout_s=self._limits.command_timeout_s,
+            box_id=self._workplace.box_id,
+            at=records.now(),
+        )
+        self._journal.write(record, durable=True)
+        return record
 
 
 def _unrun(turn: int, index: int, text: str, source: str) -> records.Result:

@@ -37,6 +37,9 @@ class Prompt:
     system: str
     tools: tuple[Mapping[str, Any], ...]
     observation_limit_chars: int
+    revision: str = "0731"
+    effort: str | None = None
+    """Reasoning effort of the encoder; None is its default."""
 
     def messages(self, question: str) -> list[dict[str, Any]]:
         """The conversation before the first turn of the model."""
@@ -52,6 +55,7 @@ NANO = Prompt(
     system=NANO_SYSTEM,
     tools=(BASH_TOOL,),
     observation_limit_chars=240,  # a few grep lines: about 100 tokens of its small context
+    effort="low",  # the other efforts put a paragraph in front of the prompt
 )
 
 GENERAL_SYSTEM = (

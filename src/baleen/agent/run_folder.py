@@ -52,6 +52,20 @@ class RunFolder:
         return cls(_new_folder(runs, f"{stamp}-{slug(question)}"))
 
     @classmethod
+    def create_at(cls, path: Path) -> RunFolder:
+        """Make exactly this folder.
+
+        Raises:
+            RunError: it exists.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            raise RunError(f"{path} exists", remedy="name a new folder, or use --resume") from None
+        return cls(path.resolve())
+
+    @classmethod
     def find(cls, name: str, runs: Path) -> RunFolder:
         """The folder that a user means: a path, a name under `runs`, or `latest`.
 

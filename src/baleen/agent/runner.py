@@ -26,9 +26,14 @@ OpenEndpoint = Callable[[RunConfig, Prompt], Awaitable[Endpoint]]
 
 
 async def start(
-    config: RunConfig, runs: Path, watch: Watch, *, open_endpoint: OpenEndpoint = open_endpoint
+    config: RunConfig,
+    runs: Path,
+    watch: Watch,
+    *,
+    run_dir: Path | None = None,
+    open_endpoint: OpenEndpoint = open_endpoint,
 ) -> dict[str, Any]:
-    """Answer a question in a new folder under `runs`; returns the run's summary.
+    """Answer a question in a new folder under `runs`, or in `run_dir`; returns the summary.
 
     Raises:
         BaleenError: the model cannot be had; then no folder is made.
@@ -36,10 +41,14 @@ async def start(
     prompt = prompt_for(config)
     endpoint = await open_endpoint(config, prompt)
     config = replace(config, model_name=endpoint.name)
-    folder = RunFolder.create(runs, config.question)
+    if run_dir is not None:
+        folder = RunFolder.create_at(run_dir)
+    else:
+        folder = RunFolder.create(runs, config.question)
     write_json(folder.versions, versions())
     write_json(folder.config, config.to_json())
-    folder.point_latest()
+    if run_dir is None:
+        folder.point_latest()
     watch.note(f"run folder {folder.path}")
     journal = Journal.create(folder.wal, _start_record(config, prompt, folder))
     return await _drive(config, prompt, folder, journal, endpoint, watch)
@@ -60,7 +69,7 @@ async def resume(
     try:
         end = journal.history.end
         if end is not None and end.outcome is not Outcome.INFRA_ERROR:
-            return _reported(config, prompt, folder, journal)
+            return await _reported(config, prompt, folder, journal, watch)
         endpoint = await open_endpoint(config, prompt)
     except BaseException:
         journal.close()
@@ -91,6 +100,7 @@ async def _drive(
     )
     try:
         await agent.run()
+        await workplace.close()  # before the summary: where there is one, no box is left
         return export(journal.history, folder, config, prompt, endpoint.facts())
     finally:
         await _release(workplace, endpoint, journal)
@@ -120,11 +130,12 @@ def _start_record(config: RunConfig, prompt: Prompt, folder: RunFolder) -> recor
     return records.Start(run_id, prompt.system, config.question, records.now())
 
 
-def _reported(
-    config: RunConfig, prompt: Prompt, folder: RunFolder, journal: Journal
+async def _reported(
+    config: RunConfig, prompt: Prompt, folder: RunFolder, journal: Journal, watch: Watch
 ) -> dict[str, Any]:
     try:
-        if not folder.summary.exists():  # killed between the last record and the exports
+        if not folder.summary.exists():  # killed between the last record and the summary
+            await Workplace(config, folder, journal, watch).clear()
             return export(journal.history, folder, config, prompt, {})
         found: dict[str, Any] = read_json(folder.summary)
         return found

@@ -38,6 +38,7 @@ def summary(
             "sampling_s": round(sum(turn.duration_s for turn in turns), 3),
         },
         "resumed": len(history.resumed),
+        "sandboxes": [{"box_id": box.box_id, "create_s": box.create_s} for box in history.boxes],
         "endpoint": dict(facts),
     }
     if model_name == NANO and not (end and end.outcome is Outcome.STOP and _asked_well(history)):

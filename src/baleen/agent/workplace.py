@@ -1,34 +1,33 @@
 """The sandbox of a run: created or found again, and every command in it run once.
 
-A command's key is made of run, turn, call and arguments, so the sandbox recognises a command that a
-dead process had already sent: it answers with the recorded result, or waits for the running
-command. What it cannot know, or what it took with it when it vanished, is in doubt: reported, never
-run again.
+A command's key is made of run, turn, call and arguments, so a living sandbox recognises a command
+that a dead process had sent: it answers with the recorded result, or waits for the running command.
+Of a sandbox that is gone its log remains in the run folder and says the same of every key: ended,
+never begun, or begun and lost. Only the last is in doubt, and that is reported, never run again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from baleen.agent import records
 from baleen.agent.base import ToolCall, Watch
+from baleen.agent.commands import KeyedCommands, LoggedCommands
 from baleen.agent.config import RunConfig
 from baleen.agent.decide import canonical_arguments
 from baleen.agent.journal import Journal
 from baleen.agent.prompt import WORKDIR
 from baleen.agent.run_folder import RunFolder
-from baleen.agent.tools import CommandResult
 from baleen.errors import SandboxError
 
 if TYPE_CHECKING:
     from baleen.sandbox import Sandbox
 
-
-class InDoubt(Exception):
-    """A command was dispatched and nobody can say what became of it."""
+_MAX_BOXES = 8
+"""A run that has lost so many sandboxes will lose the next one too."""
 
 
 class Workplace:
@@ -49,10 +48,17 @@ class Workplace:
         Raises:
             SandboxError: this host cannot make one; cause and remedy are in the message.
         """
-        if self._journal.history.boxes:
+        await self._adopt_orphan()
+        if self._box is None and self._journal.history.boxes:
             await self._attach(self._journal.history.boxes[-1].box_id)
         if self._box is None:
             await self._create()
+
+    async def clear(self) -> None:
+        """End the box that a dead process may have left behind."""
+        if self._journal.history.boxes:
+            await self._attach(self._journal.history.boxes[-1].box_id)
+            await self.close()
 
     async def close(self) -> None:
         """End the box and everything in it; safe to call twice."""
@@ -67,19 +73,23 @@ class Workplace:
         assert self._box is not None, "open() comes first"
         return str(self._box.id)
 
-    def commands(self, call: records.Call) -> KeyedCommands:
-        """The commands of one recorded call.
+    def commands(self, call: records.Call) -> KeyedCommands | LoggedCommands:
+        """The commands of one recorded call: in the box, or from the log of a box that is gone."""
+        assert self._box is not None, "open() comes first"
+        if call.box_id == self.box_id:
+            return KeyedCommands(self._box, call, self._cwd)
+        log = next(box.log for box in self._journal.history.boxes if box.box_id == call.box_id)
+        return LoggedCommands(self._folder.path / log, call)
+
+    async def replace(self, error: SandboxError) -> None:
+        """Make a new box because the old one is gone.
 
         Raises:
-            InDoubt: the call went to a box that is no longer there.
+            SandboxError: the given one, when too many have gone already.
         """
-        if call.box_id != self.box_id:
-            raise InDoubt
-        assert self._box is not None, "open() comes first"
-        return KeyedCommands(self._box, call, self._cwd)
-
-    async def replace(self) -> None:
-        """Make a new box because the old one is lost."""
+        if len(self._journal.history.boxes) >= _MAX_BOXES:
+            raise error
+        self._watch.note(f"{error.message}; starting another sandbox")
         await self.close()
         await self._create()
 
@@ -89,20 +99,36 @@ class Workplace:
 
     async def _attach(self, box_id: str) -> None:
         from baleen.sandbox import Sandbox
+        from baleen.sandbox.errors import BoxGoneError
 
         try:
             self._box = await Sandbox.attach(box_id)
-        except SandboxError as error:
-            self._watch.note(f"sandbox {box_id} is gone ({error.message}); starting another")
+        except BoxGoneError as error:
+            self._watch.note(error.message)
+
+    async def _adopt_orphan(self) -> None:
+        """Take over a box whose maker died before it could record it; its log names it."""
+        from baleen.sandbox.trajectory import read
+
+        number = len(self._journal.history.boxes)
+        log = self._folder.sandbox_log(number)
+        with suppress(SandboxError):  # no log, or its maker died while writing the first record
+            first = next(read(log), None)
+            if first is not None:
+                await self._attach(first.payload["box"])
+        if self._box is not None:
+            self._record_box(log.name, 0.0)
 
     async def _create(self) -> None:
         from baleen.sandbox import Sandbox
 
         number = len(self._journal.history.boxes)
-        log = self._folder.sandbox_log(number)
+        while (log := self._folder.sandbox_log(number)).exists():
+            number += 1
         mounts = []
         if self._config.mount is not None:
             mounts = [(self._config.mount, WORKDIR, self._config.mount_mode)]
+        started = time.monotonic()
         self._box = await Sandbox.create(
             backend=self._config.backend,
             image=self._config.image,
@@ -111,51 +137,11 @@ class Workplace:
             job=self._journal.history.run_id,
             trajectory=log,
         )
-        box = records.Box(box_id=str(self._box.id), log=log.name, at=records.now())
+        self._record_box(log.name, time.monotonic() - started)
+
+    def _record_box(self, log: str, create_s: float) -> None:
+        box = records.Box(self.box_id, log, create_s, records.now())
         self._journal.write(box, durable=True)
-
-
-class KeyedCommands:
-    """Runs the commands of one call under keys derived from the call's own."""
-
-    def __init__(self, box: Sandbox, call: records.Call, cwd: str) -> None:
-        self._box = box
-        self._call = call
-        self._cwd = cwd
-        self.results: list[CommandResult] = []
-
-    async def run(
-        self, argv: Sequence[str], *, part: str, stdin: bytes | None = None
-    ) -> CommandResult:
-        """Run `argv` in the box, or hear what it came to when it was run before.
-
-        Raises:
-            InDoubt: the sandbox knows that it was started, and not how it ended.
-            SandboxError: the sandbox failed.
-        """
-        from baleen.sandbox.errors import InDoubtError
-
-        try:
-            ran = await self._box.run(
-                list(argv),
-                timeout_s=self._call.timeout_s,
-                cwd=self._cwd,
-                stdin=stdin,
-                key=f"{self._call.key}/{part}",
-            )
-        except InDoubtError as error:
-            raise InDoubt from error
-        result = CommandResult(
-            exit_code=ran.exit_code,
-            stdout=ran.stdout,
-            stderr=ran.stderr,
-            duration_s=ran.duration_s,
-            timed_out=ran.timed_out,
-            truncated=ran.truncated,
-            replayed=ran.replayed,
-        )
-        self.results.append(result)
-        return result
 
 
 def call_key(run_id: str, turn: int, index: int, call: ToolCall) -> str:

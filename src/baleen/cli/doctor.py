@@ -15,6 +15,7 @@ import click
 
 from baleen.agent.config import NANO
 
+_SANDBOX_NEEDED = ("linux", "will use")
 _MODEL_PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
 
 
@@ -42,7 +43,7 @@ def doctor(as_json: bool) -> int:
     for check in checks:
         click.echo(_line(check))
         if not check.ok and check.remedy:
-            click.echo(f"{'':28}{check.remedy}")
+            click.echo(f"{'':30}{check.remedy}")
     click.echo("the demo can run here" if able else "the demo cannot run here; see above")
     return 0 if able else 1
 
@@ -52,7 +53,7 @@ def _line(check: Check) -> str:
         mark = click.style("ok", fg="green")
     else:
         mark = click.style("NO", fg="red") if check.needed else click.style("--", fg="yellow")
-    return f"{mark}  {check.name:22}  {check.detail}"
+    return f"{mark}  {check.name:24}  {check.detail}"
 
 
 def _machine() -> list[Check]:
@@ -101,4 +102,10 @@ def _model() -> list[Check]:
 
 
 def _sandbox() -> list[Check]:
-    return []
+    from baleen.sandbox.doctor import checks
+
+    return [
+        Check(f"sandbox {check.name}", check.ok, check.detail, check.remedy or "", needed)
+        for check in checks()
+        for needed in [check.name in _SANDBOX_NEEDED]
+    ]

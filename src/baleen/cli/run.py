@@ -13,6 +13,7 @@ import click
 
 from baleen.agent.config import NANO, RunConfig, check_keys
 from baleen.agent.limits import Limits
+from baleen.cli.live import Live
 from baleen.cli.stop import run_until_stopped
 from baleen.errors import ConfigError, UsageError
 
@@ -48,12 +49,13 @@ def _read_config(ctx: click.Context, _: click.Parameter, paths: tuple[str, ...])
 @click.option("--backend", default="container", show_default=True, help="Kind of sandbox.")
 @click.option("--image", default="host", show_default=True, help="What the sandbox contains.")
 @click.option("--temperature", type=float, help="0 is greedy.  [default: 0 for nano and DIR]")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--max-turns", type=int, help=f"[default: {_DEFAULTS.max_turns}]")
+@click.option("--seed", type=int, help="For sampling above temperature 0.  [default: 0]")
+@click.option("--max-turns", type=int, help="Turns of the model.")
 @click.option("--max-tokens", type=int, help="Sampled tokens of the whole run.")
 @click.option("--max-turn-tokens", type=int, help="Sampled tokens of one turn.")
 @click.option("--deadline", type=float, metavar="SECONDS", help="For the whole run.")
 @click.option("--command-timeout", type=float, metavar="SECONDS", help="For one command.")
+@click.option("--run-dir", metavar="DIR", help="Use exactly this new folder for the run.")
 @click.option("--runs", default=_RUNS, show_default=True, help="Where run folders go.")
 @click.option("--resume", metavar="RUN", help="Finish a run: a folder, its name, or 'latest'.")
 @click.option(
@@ -72,6 +74,7 @@ def run(
     question: str | None,
     resume: str | None,
     runs: str,
+    run_dir: str | None,
     dry_run: bool,
     as_json: bool,
     **options: Any,
@@ -81,8 +84,6 @@ def run(
     The answer goes to stdout, everything else to stderr. Exit code 0 means that the model answered,
     1 that it did not (--json says why).
     """
-    from baleen.cli.live import Live
-
     live = Live(streaming=sys.stderr.isatty())
     if resume is not None:
         if question is not None:
@@ -93,7 +94,7 @@ def run(
         if dry_run:
             click.echo(json.dumps(config.to_json(), indent=2, ensure_ascii=False))
             return 0
-        work = _start(config, Path(runs), live)
+        work = _start(config, Path(runs), Path(run_dir) if run_dir else None, live)
     found = run_until_stopped(work)
     return report(found, as_json=as_json)
 
@@ -110,13 +111,13 @@ def report(found: dict[str, Any], *, as_json: bool) -> int:
     return 0 if found["outcome"] == "stop" else 1
 
 
-async def _start(config: RunConfig, runs: Path, live: Any) -> dict[str, Any]:
+async def _start(config: RunConfig, runs: Path, run_dir: Path | None, live: Live) -> dict[str, Any]:
     from baleen.agent.runner import start
 
-    return await start(config, runs, live)
+    return await start(config, runs, live, run_dir=run_dir)
 
 
-async def _resume(name: str, runs: Path, live: Any) -> dict[str, Any]:
+async def _resume(name: str, runs: Path, live: Live) -> dict[str, Any]:
     from baleen.agent.run_folder import RunFolder
     from baleen.agent.runner import resume
 
