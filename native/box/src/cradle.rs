@@ -132,6 +132,8 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
     let listener = fds.remove(0);
     let userns = fds.pop();
     let unmapped = rootfs::build(&spec, userns.as_ref())?;
+    spawner.joined()?; // it needs the host's tree to reach its groups
+    pivot_here()?;
     set_hostname(spec.get("hostname").str())?;
     silence_streams()?;
     let rlimits = spec.get("rlimits").list();

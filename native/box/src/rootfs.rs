@@ -19,7 +19,9 @@ pub struct Builder<'a> {
     pub unmapped: Vec<String>,
 }
 
-/// Builds the tree and moves into it; afterwards the host's tree is unreachable.
+/// Builds the tree and goes to its root; returns the host folders that could not be id-mapped.
+///
+/// The host's tree stays reachable until `pivot_here`.
 pub fn build(spec: &Value, userns: Option<&OwnedFd>) -> Res<Vec<String>> {
     mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
     let stage = spec.get("stage").str();
@@ -39,7 +41,6 @@ pub fn build(spec: &Value, userns: Option<&OwnedFd>) -> Res<Vec<String>> {
         builder.host_folder(bind)?;
     }
     std::env::set_current_dir(&builder.root).named("chdir to the new root")?;
-    pivot_here()?;
     Ok(builder.unmapped)
 }
 

@@ -50,6 +50,15 @@ impl Spawner {
     pub fn confine(&self, rlimits: &[Value], userns: Option<&OwnedFd>) -> Res<()> {
         let fds: Vec<RawFd> = userns.iter().map(|fd| fd.as_raw_fd()).collect();
         send_with_fds(&self.socket, &frame::pack(&map! { "rlimits" => rlimits.to_vec() }), &fds)?;
+        self.outcome()
+    }
+
+    /// Waits until the spawner is in its control groups.
+    pub fn joined(&self) -> Res<()> {
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Res<()> {
         let (answer, _) = receive(&self.socket)?;
         match answer.get("error") {
             Value::Str(text) => Err(Fail { what: text.clone(), errno: 0 }),
@@ -64,22 +73,25 @@ impl Spawner {
 }
 
 fn main(socket: &OwnedFd, group: Option<&Group>) -> i32 {
-    let prepared = prepare(group);
-    let Ok((request, mut fds)) = receive(socket) else { return 0 };
-    let userns = fds.pop();
-    let confined = prepared.and_then(|()| {
-        std::env::set_current_dir("/").named("chdir /")?;
-        confine(userns.as_ref(), request.get("rlimits").list())
-    });
-    drop(userns);
-    let answer = match confined {
-        Ok(()) => map! { "ok" => true },
-        Err(fail) => map! { "error" => fail.text() },
-    };
-    if frame::send(socket.as_raw_fd(), &answer).is_err() || answer.get("ok") == &Value::Nil {
+    if !report(socket, prepare(group)) {
         return 1;
     }
-    serve(socket)
+    let Ok((request, mut fds)) = receive(socket) else { return 0 };
+    let userns = fds.pop();
+    let confined = std::env::set_current_dir("/")
+        .named("chdir /")
+        .and_then(|()| confine(userns.as_ref(), request.get("rlimits").list()));
+    drop(userns);
+    if report(socket, confined) { serve(socket) } else { 1 }
+}
+
+/// Tells process 1 how a step went; whether to go on.
+fn report(socket: &OwnedFd, outcome: Res<()>) -> bool {
+    let (answer, fine) = match outcome {
+        Ok(()) => (map! { "ok" => true }, true),
+        Err(fail) => (map! { "error" => fail.text() }, false),
+    };
+    frame::send(socket.as_raw_fd(), &answer).is_ok() && fine
 }
 
 fn prepare(group: Option<&Group>) -> Res<()> {

@@ -286,12 +286,12 @@ class Registry:
         (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
 
     def _sweep_groups(self) -> None:
-        """Removes the empty groups that earlier launchers left; the own one's wait for boxes."""
+        """Removes the empty groups of launchers that are dead; a living one's wait for boxes."""
         kept = {group for box in self._boxes.values() for group in box.groups}
-        own = f"z{self._launcher.pid}-"
         for parent in self.groups.parents:
-            for group in parent.glob("z*"):
-                if group.is_dir() and str(group) not in kept and not group.name.startswith(own):
+            for group in parent.glob("z*-*"):
+                launcher = group.name[1:].partition("-")[0]
+                if str(group) not in kept and not Path("/proc", launcher).exists():
                     with contextlib.suppress(OSError):
                         group.rmdir()
 
