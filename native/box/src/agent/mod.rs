@@ -1,0 +1,240 @@
+//! Process 1 of a box: runs commands for the edge, keeps their results until the edge has logged them,
+//! reaps whatever the box leaves behind.
+//!
+//! One thread, one poll loop. The journal of results lives in this process, so it is out of the box's
+//! reach and exactly as old as the box: an operation that it does not know has never started.
+
+mod op;
+mod processes;
+
+use crate::conn::Conn;
+use crate::files;
+use crate::frame::PROTOCOL;
+use crate::map;
+use crate::msgpack::Value;
+use crate::spawner::Spawner;
+use crate::sys::*;
+use op::Op;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Unsent output beyond this waits in its operation instead of in the connection.
+const MAX_BACKLOG: usize = 1 << 20;
+
+struct Agent {
+    listener: OwnedFd,
+    children: OwnedFd,
+    conn: Option<Conn>,
+    spawner: Spawner,
+    procs: Vec<File>,
+    ops: BTreeMap<i64, Op>,
+    /// Output pipes that background children still hold: read and thrown away, so that nobody blocks.
+    leftovers: Vec<OwnedFd>,
+    orphan_ttl: Duration,
+    alone_since: Instant,
+    hunt_orphans: bool,
+}
+
+pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: i64) -> ! {
+    unsafe { signal(SIGPIPE, SIG_IGN) };
+    set_nonblocking(listener.as_raw_fd());
+    let Ok(children) = child_events() else { std::process::exit(1) };
+    let mut agent = Agent {
+        listener,
+        children,
+        conn: None,
+        spawner,
+        procs,
+        ops: BTreeMap::new(),
+        leftovers: Vec::new(),
+        orphan_ttl: Duration::from_secs(orphan_ttl_s.max(1) as u64),
+        alone_since: Instant::now(),
+        hunt_orphans: false,
+    };
+    while agent.turn().is_ok() {}
+    std::process::exit(1)
+}
+
+impl Agent {
+    fn turn(&mut self) -> Res<()> {
+        let mut fds = self.watched();
+        wait(&mut fds, self.timeout_ms())?;
+        let ready = |fd: i32| fds.iter().any(|p| p.fd == fd && p.revents != 0);
+        if ready(self.children.as_raw_fd()) {
+            self.reap()?;
+        }
+        for op in self.ops.values_mut() {
+            op.advance(&ready);
+        }
+        self.leftovers.retain(|fd| !ready(fd.as_raw_fd()) || drain(fd));
+        if self.conn.as_ref().is_some_and(|conn| ready(conn.fd())) {
+            self.serve();
+        }
+        if ready(self.listener.as_raw_fd()) {
+            self.accept();
+        }
+        self.settle();
+        self.deliver();
+        self.leave_if_alone();
+        Ok(())
+    }
+
+    fn watched(&self) -> Vec<PollFd> {
+        let entry = |fd: i32, events: i16| PollFd { fd, events, revents: 0 };
+        let mut fds = vec![
+            entry(self.listener.as_raw_fd(), POLLIN),
+            entry(self.children.as_raw_fd(), POLLIN),
+        ];
+        if let Some(conn) = &self.conn {
+            let out = if conn.backlog() > 0 { POLLOUT } else { 0 };
+            fds.push(entry(conn.fd(), POLLIN | out));
+        }
+        fds.extend(self.ops.values().flat_map(Op::watched));
+        fds.extend(self.leftovers.iter().map(|fd| entry(fd.as_raw_fd(), POLLIN)));
+        fds
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        let now = Instant::now();
+        let alone = self.conn.is_none().then(|| self.alone_since + self.orphan_ttl);
+        let hunt = self.hunt_orphans.then(|| now + Duration::from_millis(5));
+        let next = self.ops.values().filter_map(|op| op.next_event(now)).chain(alone).chain(hunt).min();
+        next.map_or(-1, |at| at.saturating_duration_since(now).as_micros().div_ceil(1000) as i32)
+    }
+
+    /// Accepts a new edge. It replaces the old one: requests that the old one sent and nobody read are
+    /// dropped with its connection, so they can never run after the new one has asked what ran.
+    fn accept(&mut self) {
+        const FLAGS: i32 = 0o2000000;
+        let fd = unsafe {
+            accept4(self.listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), FLAGS)
+        };
+        if fd >= 0 {
+            self.ops.values_mut().for_each(Op::detach);
+            self.conn = Some(Conn::new(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+
+    fn serve(&mut self) {
+        let Some(conn) = self.conn.as_mut() else { return };
+        match conn.receive() {
+            Ok(frames) => frames.iter().for_each(|frame| self.handle(frame)),
+            Err(_) => self.drop_conn(),
+        }
+    }
+
+    fn drop_conn(&mut self) {
+        self.ops.values_mut().for_each(Op::detach);
+        self.conn = None;
+        self.alone_since = Instant::now();
+    }
+
+    fn handle(&mut self, frame: &Value) {
+        let id = frame.get("op").int().unwrap_or(-1);
+        match frame.get("t").str() {
+            "hello" => self.hello(),
+            "exec" => self.exec(id, frame),
+            "attach" => self.attach(id),
+            "ack" => drop(self.ops.remove(&id)),
+            "file" => self.reply(&files::handle(frame)),
+            "stdin" => {
+                if let Some(op) = self.ops.get_mut(&id) {
+                    op.feed(frame.get("data").bytes().unwrap_or_default(), frame.get("eof").bool());
+                }
+            }
+            "signal" => {
+                if let (Some(op), Some(number)) = (self.ops.get(&id), frame.get("signal").int()) {
+                    op.signal(number as i32);
+                }
+            }
+            "cancel" => {
+                if let Some(op) = self.ops.get_mut(&id) {
+                    op.cancel();
+                }
+            }
+            "exit" => std::process::exit(0),
+            _ => {}
+        }
+    }
+
+    fn reply(&mut self, value: &Value) {
+        if let Some(conn) = self.conn.as_mut() {
+            conn.send(value);
+        }
+    }
+
+    fn hello(&mut self) {
+        let ops = self.ops.iter().map(|(id, op)| Value::Arr(vec![Value::Int(*id), op.state().into()]));
+        let answer = map! { "t" => "hello", "protocol" => PROTOCOL, "ops" => ops.collect::<Vec<_>>() };
+        self.reply(&answer);
+    }
+
+    /// Starts an operation, once: a second request with the same number attaches to the first.
+    fn exec(&mut self, id: i64, frame: &Value) {
+        if !self.ops.contains_key(&id) {
+            let op = Op::start(id, frame, &self.spawner);
+            self.ops.insert(id, op);
+        }
+        self.attach(id);
+    }
+
+    fn attach(&mut self, id: i64) {
+        match self.ops.get_mut(&id) {
+            Some(op) => op.attach(),
+            None => self.reply(&map! { "t" => "unknown", "op" => id }),
+        }
+    }
+
+    fn reap(&mut self) -> Res<()> {
+        let mut events = [0; 128];
+        while read_some(self.children.as_raw_fd(), &mut events)?.is_some_and(|got| got > 0) {}
+        while let Some((pid, _)) = reap_one() {
+            if pid == self.spawner.pid {
+                // Something in the box killed it. Its supervisors are ours now; go on with a new one.
+                self.spawner = Spawner::restart(&mut self.procs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what has ended; kills what lost its supervisor.
+    fn settle(&mut self) {
+        let now = Instant::now();
+        for op in self.ops.values_mut() {
+            self.leftovers.extend(op.settle(now));
+            self.hunt_orphans |= op.take_tampered();
+        }
+        if self.hunt_orphans {
+            let known: Vec<i32> = self.ops.values().filter_map(Op::supervisor).collect();
+            self.hunt_orphans = processes::kill_orphans(self.spawner.pid, &known) > 0;
+        }
+    }
+
+    fn deliver(&mut self) {
+        let Some(conn) = self.conn.as_mut() else { return };
+        for op in self.ops.values_mut() {
+            while conn.backlog() < MAX_BACKLOG {
+                let Some(frame) = op.next_frame() else { break };
+                conn.send(&frame);
+            }
+        }
+        if conn.flush().is_err() {
+            self.drop_conn();
+        }
+    }
+
+    /// A box that no edge has asked for during its orphan time frees the host by itself.
+    fn leave_if_alone(&mut self) {
+        if self.conn.is_none() && self.alone_since.elapsed() > self.orphan_ttl {
+            std::process::exit(0);
+        }
+    }
+}
+
+/// Throws away what a pipe holds; false when it has reached its end.
+fn drain(fd: &OwnedFd) -> bool {
+    let mut sink = [0; 65536];
+    !matches!(read_some(fd.as_raw_fd(), &mut sink), Ok(Some(0)) | Err(_))
+}

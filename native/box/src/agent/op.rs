@@ -1,0 +1,324 @@
+//! One operation: a command from its request to the moment the edge has its result in the log.
+
+use super::processes;
+use crate::map;
+use crate::msgpack::Value;
+use crate::spawner::Spawner;
+use crate::sys::*;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+const CHUNK: usize = 256 << 10;
+/// How long a finished command's pipes are read for what its background children may still write.
+const DRAIN: Duration = Duration::from_millis(100);
+const KILL_EVERY: Duration = Duration::from_millis(3);
+const TIMEOUT_CODE: i32 = 124;
+const DEFAULT_MAX_OUTPUT: i64 = 10 << 20;
+
+#[derive(Default)]
+struct Output {
+    pipe: Option<OwnedFd>,
+    data: Vec<u8>,
+    sent: usize,
+    dropped: u64,
+}
+
+#[derive(PartialEq)]
+enum Ending {
+    None,
+    /// The command ended with this code.
+    Exit(i32),
+    /// Nothing could be started: an infrastructure failure, not a result.
+    NotStarted(String),
+}
+
+pub struct Op {
+    id: i64,
+    outputs: [Output; 2],
+    stdin: Option<OwnedFd>,
+    input: Vec<u8>,
+    input_ends: bool,
+    status: Option<OwnedFd>,
+    status_bytes: Vec<u8>,
+    started: Instant,
+    deadline: Option<Instant>,
+    drain_until: Option<Instant>,
+    timed_out: bool,
+    cancelled: bool,
+    tampered: bool,
+    ending: Ending,
+    duration: Option<Duration>,
+    max_output: usize,
+    live: bool,
+    attached: bool,
+    exit_sent: bool,
+}
+
+impl Op {
+    pub fn start(id: i64, request: &Value, spawner: &Spawner) -> Op {
+        let started = Instant::now();
+        let timeout = request.get("timeout_ms").int();
+        let mut op = Op {
+            id,
+            outputs: Default::default(),
+            stdin: None,
+            input: request.get("stdin").bytes().unwrap_or_default().to_vec(),
+            input_ends: !request.get("stdin_open").bool(),
+            status: None,
+            status_bytes: Vec::new(),
+            started,
+            deadline: timeout.map(|ms| started + Duration::from_millis(ms.max(0) as u64)),
+            drain_until: None,
+            timed_out: false,
+            cancelled: false,
+            tampered: false,
+            ending: Ending::None,
+            duration: None,
+            max_output: request.get("max_output").int().unwrap_or(DEFAULT_MAX_OUTPUT).max(0) as usize,
+            live: request.get("live").bool(),
+            attached: false,
+            exit_sent: false,
+        };
+        if let Err(fail) = op.launch(request, spawner) {
+            op.ending = Ending::NotStarted(fail.text());
+        }
+        op
+    }
+
+    fn launch(&mut self, request: &Value, spawner: &Spawner) -> Res<()> {
+        let (out_r, out_w) = pipe()?;
+        let (err_r, err_w) = pipe()?;
+        let (status_r, status_w) = pipe()?;
+        let wants_input = !self.input.is_empty() || !self.input_ends;
+        let (stdin_r, stdin_w) = if wants_input {
+            let (r, w) = pipe()?;
+            (r, Some(w))
+        } else {
+            (OwnedFd::from(fs::File::open("/dev/null").named("open /dev/null")?), None)
+        };
+        let fds = [stdin_r.as_raw_fd(), out_w.as_raw_fd(), err_w.as_raw_fd(), status_w.as_raw_fd()];
+        spawner.start_command(request, fds)?;
+        for fd in [&out_r, &err_r, &status_r].into_iter().chain(&stdin_w) {
+            set_nonblocking(fd.as_raw_fd());
+        }
+        self.outputs[0].pipe = Some(out_r);
+        self.outputs[1].pipe = Some(err_r);
+        self.status = Some(status_r);
+        self.stdin = stdin_w;
+        Ok(())
+    }
+
+    pub fn state(&self) -> &'static str {
+        if self.duration.is_some() { "done" } else { "running" }
+    }
+
+    /// The supervisor's process id, while it has one to look after.
+    pub fn supervisor(&self) -> Option<i32> {
+        self.status.as_ref().and(self.number(0))
+    }
+
+    fn number(&self, index: usize) -> Option<i32> {
+        let bytes = self.status_bytes.get(index * 4..index * 4 + 4)?;
+        Some(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    pub fn watched(&self) -> Vec<PollFd> {
+        let entry = |fd: &OwnedFd, events: i16| PollFd { fd: fd.as_raw_fd(), events, revents: 0 };
+        let mut fds: Vec<PollFd> =
+            self.outputs.iter().filter_map(|out| out.pipe.as_ref()).map(|fd| entry(fd, POLLIN)).collect();
+        fds.extend(self.status.iter().map(|fd| entry(fd, POLLIN)));
+        if !self.input.is_empty() {
+            fds.extend(self.stdin.iter().map(|fd| entry(fd, POLLOUT)));
+        }
+        fds
+    }
+
+    pub fn next_event(&self, now: Instant) -> Option<Instant> {
+        if self.duration.is_some() {
+            return None;
+        }
+        if self.timed_out || self.cancelled {
+            return Some(now + KILL_EVERY);
+        }
+        self.deadline.into_iter().chain(self.drain_until).min()
+    }
+
+    /// Moves bytes between the pipes and the buffers.
+    pub fn advance(&mut self, ready: &impl Fn(i32) -> bool) {
+        let is_ready = |fd: &Option<OwnedFd>| fd.as_ref().is_some_and(|fd| ready(fd.as_raw_fd()));
+        for out in &mut self.outputs {
+            if is_ready(&out.pipe) {
+                out.read(self.max_output);
+            }
+        }
+        if is_ready(&self.status) {
+            self.read_status();
+        }
+        self.write_input();
+    }
+
+    fn read_status(&mut self) {
+        let mut part = [0; 16];
+        let Some(fd) = &self.status else { return };
+        match read_some(fd.as_raw_fd(), &mut part) {
+            Ok(Some(0)) | Err(_) => self.status = None,
+            Ok(Some(got)) => self.status_bytes.extend_from_slice(&part[..got]),
+            Ok(None) => {}
+        }
+    }
+
+    fn write_input(&mut self) {
+        let Some(fd) = &self.stdin else { return };
+        match write_some(fd.as_raw_fd(), &self.input) {
+            Ok(put) => drop(self.input.drain(..put)),
+            Err(_) => self.stdin = None, // the command does not read its input
+        }
+        if self.input.is_empty() && self.input_ends {
+            self.stdin = None;
+        }
+    }
+
+    pub fn feed(&mut self, data: &[u8], eof: bool) {
+        self.input.extend_from_slice(data);
+        self.input_ends |= eof;
+        self.write_input();
+    }
+
+    /// Signals the command's process group.
+    pub fn signal(&self, number: i32) {
+        if let (Some(pid), Ending::None) = (self.number(1), &self.ending) {
+            send_signal(-pid, number);
+        }
+    }
+
+    /// Kills the command's whole tree.
+    pub fn cancel(&mut self) {
+        self.cancelled = self.duration.is_none();
+    }
+
+    pub fn take_tampered(&mut self) -> bool {
+        std::mem::take(&mut self.tampered)
+    }
+
+    /// Decides whether the command has ended; returns pipes that background children still hold.
+    pub fn settle(&mut self, now: Instant) -> Vec<OwnedFd> {
+        if self.duration.is_some() {
+            return Vec::new();
+        }
+        if self.ending == Ending::None {
+            self.notice_end(now);
+        }
+        if self.timed_out || self.cancelled {
+            self.kill_tree();
+        }
+        let pipes_closed = self.outputs.iter().all(|out| out.pipe.is_none());
+        let drained = pipes_closed || self.drain_until.is_some_and(|until| now >= until);
+        let killing = (self.timed_out || self.cancelled) && self.status.is_some();
+        if self.ending == Ending::None || !drained || killing {
+            return Vec::new();
+        }
+        self.duration = Some(self.started.elapsed());
+        self.stdin = None;
+        // A supervisor with background children stays; it has nothing more to tell.
+        self.status = None;
+        self.outputs.iter_mut().filter_map(|out| out.pipe.take()).collect()
+    }
+
+    fn notice_end(&mut self, now: Instant) {
+        if let Some(status) = self.number(2) {
+            self.ending = Ending::Exit(exit_code(status));
+        } else if self.status.is_none() {
+            self.tampered = !self.timed_out && !self.status_bytes.is_empty();
+            self.ending = match self.status_bytes.is_empty() {
+                true => Ending::NotStarted("no process could be started: the box is at its pids or memory limit".into()),
+                false => Ending::Exit(128 + SIGKILL), // its supervisor was killed
+            };
+        } else if !self.timed_out && self.deadline.is_some_and(|at| now >= at) {
+            self.timed_out = true;
+        }
+        if self.ending != Ending::None {
+            self.drain_until = Some(now + DRAIN);
+        }
+    }
+
+    fn kill_tree(&mut self) {
+        if let (Some(supervisor), true) = (self.number(0), self.status.is_some()) {
+            processes::kill_descendants(supervisor);
+        }
+    }
+
+    pub fn attach(&mut self) {
+        self.detach();
+        self.attached = true;
+    }
+
+    /// Forgets what was sent: a new edge gets the whole result again.
+    pub fn detach(&mut self) {
+        self.attached = false;
+        self.exit_sent = false;
+        self.outputs.iter_mut().for_each(|out| out.sent = 0);
+    }
+
+    /// The next frame for the edge: output first (at once when live, else when done), then the end.
+    pub fn next_frame(&mut self) -> Option<Value> {
+        let done = self.duration.is_some();
+        if !self.attached || self.exit_sent || !(self.live || done) {
+            return None;
+        }
+        for (index, out) in self.outputs.iter_mut().enumerate() {
+            if let Some(chunk) = out.next_chunk() {
+                return Some(map! { "t" => "out", "op" => self.id, "fd" => index as i64 + 1, "data" => chunk });
+            }
+        }
+        self.exit_sent = done;
+        done.then(|| self.exit_frame())
+    }
+
+    fn exit_frame(&self) -> Value {
+        let truncated = self.outputs.iter().any(|out| out.dropped > 0);
+        let duration = self.duration.unwrap_or_default().as_micros() as i64;
+        let (code, error) = match &self.ending {
+            Ending::NotStarted(text) => (-1, Value::from(text.as_str())),
+            _ if self.timed_out => (TIMEOUT_CODE, Value::Nil),
+            Ending::Exit(code) => (*code, Value::Nil),
+            Ending::None => (-1, Value::Nil),
+        };
+        map! {
+            "t" => "exit", "op" => self.id, "code" => code, "error" => error, "timed_out" => self.timed_out,
+            "truncated" => truncated, "duration_us" => duration,
+        }
+    }
+}
+
+impl Output {
+    fn read(&mut self, max: usize) {
+        let mut part = [0; 65536];
+        for _ in 0..16 {
+            let Some(fd) = &self.pipe else { return };
+            match read_some(fd.as_raw_fd(), &mut part) {
+                Ok(Some(0)) | Err(_) => self.pipe = None,
+                Ok(Some(got)) => {
+                    let kept = got.min(max.saturating_sub(self.data.len()));
+                    self.data.extend_from_slice(&part[..kept]);
+                    self.dropped += (got - kept) as u64;
+                }
+                Ok(None) => return,
+            }
+        }
+    }
+
+    fn next_chunk(&mut self) -> Option<Vec<u8>> {
+        let rest = &self.data[self.sent..];
+        let chunk = rest[..rest.len().min(CHUNK)].to_vec();
+        self.sent += chunk.len();
+        (!chunk.is_empty()).then_some(chunk)
+    }
+}
+
+fn exit_code(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) & 0xff,
+        signal => 128 + signal,
+    }
+}

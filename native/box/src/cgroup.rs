@@ -1,0 +1,55 @@
+//! Control groups as the edge planned them: directories to make, files to write. Which controllers
+//! and file names exist is the edge's knowledge, so v1 and v2 look the same from here.
+
+use crate::sys::{Named, Res};
+use std::fs;
+use std::path::Path;
+
+/// The directories of one box: one per v1 controller, or a single one on v2.
+#[derive(Clone, Default)]
+pub struct Group {
+    pub dirs: Vec<String>,
+}
+
+impl Group {
+    /// Makes `name` below each parent; nothing is left behind on failure.
+    pub fn create(parents: &[String], name: &str) -> Res<Group> {
+        let mut group = Group::default();
+        for parent in parents {
+            let dir = format!("{parent}/{name}");
+            if let Err(error) = fs::create_dir(&dir).named(format!("mkdir {dir}")) {
+                group.remove();
+                return Err(error);
+            }
+            group.dirs.push(dir);
+        }
+        Ok(group)
+    }
+
+    /// Writes (file name, value) into whichever directory has the file.
+    pub fn limit(&self, file: &str, value: &str) -> Res<()> {
+        for dir in &self.dirs {
+            let path = format!("{dir}/{file}");
+            if Path::new(&path).exists() {
+                return fs::write(&path, value).named(format!("write {value} to {path}"));
+            }
+        }
+        Err(crate::sys::Fail { what: format!("no control group offers {file}"), errno: 2 })
+    }
+
+    /// Moves the calling process in. The first move after a pause waits for an RCU grace period (about
+    /// 10 ms), so it happens in a process that nobody waits for.
+    pub fn join(&self) -> Res<()> {
+        for dir in &self.dirs {
+            let path = format!("{dir}/cgroup.procs");
+            fs::write(&path, "0").named(format!("join {path}"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the directories; false while a process is still in one.
+    pub fn remove(&self) -> bool {
+        let gone = |dir: &String| fs::remove_dir(dir).is_ok() || !Path::new(dir).exists();
+        self.dirs.iter().map(gone).fold(true, |all, one| all && one)
+    }
+}

@@ -1,0 +1,82 @@
+//! What this kernel allows this user, tried for real in a throw-away child; one line `name=value` each.
+
+use crate::sys::*;
+use std::fs;
+use std::os::fd::AsRawFd;
+
+pub fn main() -> i32 {
+    let root = unsafe { getuid() } == 0;
+    report("user_namespace", try_in_child(CLONE_NEWUSER, || Ok(())));
+    let flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
+    let flags = if root { flags } else { flags | CLONE_NEWUSER };
+    report("namespaces", try_in_child(flags, || Ok(())));
+    report("mounts", try_in_child(flags, move || become_root(root).and_then(|()| mounts())));
+    report("overlay", try_in_child(flags, move || become_root(root).and_then(|()| overlay(root))));
+    report("proc", try_in_child(flags, move || {
+        become_root(root)?;
+        mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
+        mount_fs("proc", "/proc", "proc", 0, "")
+    }));
+    report("landlock", landlock());
+    0
+}
+
+fn report(name: &str, result: Res<()>) {
+    match result {
+        Ok(()) => println!("{name}=ok"),
+        Err(fail) => println!("{name}={}", fail.text()),
+    }
+}
+
+fn become_root(already: bool) -> Res<()> {
+    if already {
+        return Ok(());
+    }
+    // Without a map the child is nobody, but it has every capability in its own namespace.
+    Ok(())
+}
+
+fn mounts() -> Res<()> {
+    mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
+    mount_fs("tmpfs", "/tmp", "tmpfs", 0, "size=64k")?;
+    clone_tree("/usr", true).map(drop)
+}
+
+fn overlay(root: bool) -> Res<()> {
+    mounts()?;
+    for name in ["lower", "upper", "work", "all"] {
+        fs::create_dir(format!("/tmp/{name}")).named("mkdir for overlay")?;
+    }
+    let extra = if root { "" } else { ",userxattr" };
+    let options = format!("lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work{extra}");
+    mount_fs("overlay", "/tmp/all", "overlay", 0, &options)
+}
+
+fn landlock() -> Res<()> {
+    const SYS_LANDLOCK_CREATE_RULESET: i64 = 444;
+    let version = unsafe { syscall(SYS_LANDLOCK_CREATE_RULESET, 0usize, 0usize, 1) };
+    check(version, "landlock").map(drop)
+}
+
+/// Runs `work` in new namespaces; the child's failure comes back through a pipe.
+fn try_in_child(flags: u64, work: impl Fn() -> Res<()>) -> Res<()> {
+    let (ours, theirs) = pipe()?;
+    let pid = match clone_into(flags)? {
+        0 => {
+            if let Err(fail) = work() {
+                let _ = write_all(theirs.as_raw_fd(), &[&fail.errno.to_le_bytes()[..], fail.what.as_bytes()].concat());
+            }
+            unsafe { _exit(0) }
+        }
+        pid => pid,
+    };
+    drop(theirs);
+    let mut answer = vec![0; 4096];
+    let got = read_some(ours.as_raw_fd(), &mut answer)?.unwrap_or(0);
+    wait_pid(pid);
+    if got < 4 {
+        return Ok(());
+    }
+    let errno = i32::from_le_bytes([answer[0], answer[1], answer[2], answer[3]]);
+    Err(Fail { what: String::from_utf8_lossy(&answer[4..got]).into_owned(), errno })
+}

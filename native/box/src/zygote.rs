@@ -1,0 +1,263 @@
+//! The zygote: one per edge, small, single-threaded; it launches and removes boxes.
+//!
+//! Requests arrive as frames on descriptor 0, answers leave there. Boxes do not die with it: it is only
+//! their launcher, and a restarted edge brings a new one.
+
+use crate::cgroup::Group;
+use crate::conn::Conn;
+use crate::cradle::{Cradle, Mode};
+use crate::frame::PROTOCOL;
+use crate::map;
+use crate::msgpack::Value;
+use crate::sys::*;
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+struct Launch {
+    id: String,
+    cradle: Cradle,
+}
+
+struct Removal {
+    request: i64,
+    process: Option<OwnedFd>,
+    group: Group,
+    give_up_at: Instant,
+}
+
+struct Zygote {
+    conn: Conn,
+    /// Process 1 of every live box, by box id: a descriptor cannot be taken for a reused process id.
+    boxes: HashMap<String, OwnedFd>,
+    children: OwnedFd,
+    mode: Mode,
+    pool_size: usize,
+    made: u64,
+    spare: VecDeque<Cradle>,
+    launches: Vec<(i64, Launch)>,
+    removals: Vec<Removal>,
+    /// User namespaces by first id: made once per range, reused by the boxes that follow each other.
+    ranges: HashMap<i64, OwnedFd>,
+}
+
+pub fn main() -> i32 {
+    let Ok(children) = child_events() else { return 1 };
+    let mut zygote = Zygote {
+        conn: Conn::new(unsafe { OwnedFd::from_raw_fd(0) }),
+        boxes: HashMap::new(),
+        children,
+        mode: Mode { privileged: false, own_network: true, group_parents: Vec::new() },
+        pool_size: 0,
+        made: 0,
+        spare: VecDeque::new(),
+        launches: Vec::new(),
+        removals: Vec::new(),
+        ranges: HashMap::new(),
+    };
+    while zygote.turn().is_ok() {}
+    zygote.spare.iter().for_each(Cradle::discard);
+    for (_, launch) in &zygote.launches {
+        launch.cradle.discard();
+    }
+    0
+}
+
+impl Zygote {
+    fn turn(&mut self) -> Res<()> {
+        let mut fds = self.watched();
+        let idle = self.conn.backlog() == 0 && self.spare.len() < self.pool_size;
+        let waiting = !self.removals.is_empty();
+        wait(&mut fds, if idle { 0 } else if waiting { 20 } else { -1 })?;
+        let ready: Vec<i32> = fds.iter().filter(|p| p.revents != 0).map(|p| p.fd).collect();
+        if ready.contains(&self.children.as_raw_fd()) {
+            let mut events = [0; 128];
+            while read_some(self.children.as_raw_fd(), &mut events)?.is_some_and(|got| got > 0) {}
+        }
+        self.finish_launches(&ready);
+        while reap_one().is_some() {}
+        self.finish_removals();
+        if ready.contains(&self.conn.fd()) {
+            for frame in self.conn.receive()? {
+                self.handle(&frame);
+            }
+        } else if idle && ready.is_empty() {
+            self.refill();
+        }
+        self.conn.flush()
+    }
+
+    fn watched(&self) -> Vec<PollFd> {
+        let entry = |fd: i32, events: i16| PollFd { fd, events, revents: 0 };
+        let out = if self.conn.backlog() > 0 { POLLOUT } else { 0 };
+        let mut fds = vec![entry(self.conn.fd(), POLLIN | out), entry(self.children.as_raw_fd(), POLLIN)];
+        fds.extend(self.launches.iter().map(|(_, l)| entry(l.cradle.socket.as_raw_fd(), POLLIN)));
+        fds.extend(self.removals.iter().filter_map(|r| r.process.as_ref()).map(|fd| entry(fd.as_raw_fd(), POLLIN)));
+        fds
+    }
+
+    fn handle(&mut self, frame: &Value) {
+        let request = frame.get("request").int().unwrap_or(0);
+        match frame.get("t").str() {
+            "configure" => self.configure(frame, request),
+            "create" => {
+                if let Err(fail) = self.create(frame, request) {
+                    self.fail(request, &fail);
+                }
+            }
+            "adopt" => self.adopt(frame, request),
+            "destroy" => self.destroy(frame, request),
+            other => self.fail(request, &Fail { what: format!("unknown request {other:?}"), errno: 0 }),
+        }
+    }
+
+    fn fail(&mut self, request: i64, fail: &Fail) {
+        self.conn.send(&map! { "request" => request, "error" => fail.text(), "errno" => fail.errno });
+    }
+
+    fn configure(&mut self, frame: &Value, request: i64) {
+        self.mode = Mode {
+            privileged: frame.get("privileged").bool(),
+            own_network: true,
+            group_parents: frame.get("group_parents").list().iter().map(|p| p.str().to_string()).collect(),
+        };
+        self.pool_size = frame.get("pool_size").int().unwrap_or(0) as usize;
+        self.conn.send(&map! { "request" => request, "protocol" => PROTOCOL });
+    }
+
+    fn new_cradle(&mut self) -> Res<Cradle> {
+        self.made += 1;
+        Cradle::prepare(&self.mode, &format!("z{}-{}", std::process::id(), self.made))
+    }
+
+    fn refill(&mut self) {
+        match self.new_cradle() {
+            Ok(cradle) => self.spare.push_back(cradle),
+            Err(_) => self.pool_size = 0, // the next create reports why
+        }
+    }
+
+    fn create(&mut self, frame: &Value, request: i64) -> Res<()> {
+        let path = frame.get("socket").str();
+        let dir = open_path(frame.get("dir").str())?;
+        let listener = bound_socket(&format!("/proc/self/fd/{}/{path}", dir.as_raw_fd()))?;
+        let range = frame.get("id_base").int();
+        if let (Some(base), true) = (range, self.mode.privileged) {
+            if !self.ranges.contains_key(&base) {
+                self.ranges.insert(base, new_range(base)?);
+            }
+        }
+        let cradle = match self.spare.pop_front() {
+            Some(cradle) => cradle,
+            None => self.new_cradle()?,
+        };
+        let userns = range.filter(|_| self.mode.privileged).and_then(|base| self.ranges.get(&base));
+        if let Err(fail) = cradle.claim(frame, &listener, userns) {
+            cradle.discard();
+            return Err(fail);
+        }
+        let id = frame.get("id").str().to_string();
+        self.launches.push((request, Launch { id, cradle }));
+        Ok(())
+    }
+
+    fn finish_launches(&mut self, ready: &[i32]) {
+        let launches = std::mem::take(&mut self.launches);
+        for (request, launch) in launches {
+            if ready.contains(&launch.cradle.socket.as_raw_fd()) {
+                self.finish_launch(request, &launch);
+            } else {
+                self.launches.push((request, launch));
+            }
+        }
+    }
+
+    fn finish_launch(&mut self, request: i64, launch: &Launch) {
+        let cradle = &launch.cradle;
+        let answer = crate::cradle::receive(&cradle.socket).map(|(value, _)| value);
+        let failed = match answer {
+            Ok(value) if value.get("t").str() == "ready" => {
+                if let Ok(process) = pidfd(cradle.pid) {
+                    self.boxes.insert(launch.id.clone(), process);
+                }
+                let dirs: Vec<Value> = cradle.group.dirs.iter().map(|d| Value::from(d.as_str())).collect();
+                self.conn.send(&map! {
+                    "request" => request, "id" => launch.id.as_str(), "pid" => cradle.pid,
+                    "groups" => dirs, "unmapped" => value.get("unmapped").clone(),
+                });
+                return;
+            }
+            Ok(value) => (value.get("error").str().to_string(), value.get("errno").int().unwrap_or(0)),
+            Err(fail) => (format!("process 1 of the box ended while starting: {}", fail.text()), 0),
+        };
+        cradle.discard();
+        self.conn.send(&map! { "request" => request, "error" => failed.0, "errno" => failed.1 });
+    }
+
+    /// Takes over a box that an earlier zygote launched.
+    fn adopt(&mut self, frame: &Value, request: i64) {
+        match pidfd(frame.get("pid").int().unwrap_or(0) as i32) {
+            Ok(process) => {
+                self.boxes.insert(frame.get("id").str().to_string(), process);
+                self.conn.send(&map! { "request" => request });
+            }
+            Err(fail) => self.fail(request, &fail),
+        }
+    }
+
+    /// Kills a box and answers when its last process and its control groups are gone.
+    fn destroy(&mut self, frame: &Value, request: i64) {
+        let dirs = frame.get("groups").list().iter().map(|dir| dir.str().to_string()).collect();
+        let process = self.boxes.remove(frame.get("id").str());
+        if let Some(process) = &process {
+            pidfd_kill(process);
+        }
+        let give_up_at = Instant::now() + Duration::from_secs(5);
+        self.removals.push(Removal { request, process, group: Group { dirs }, give_up_at });
+    }
+
+    fn finish_removals(&mut self) {
+        let removals = std::mem::take(&mut self.removals);
+        for removal in removals {
+            let ended = removal.process.as_ref().is_none_or(has_ended);
+            let gone = ended && removal.group.remove();
+            if gone {
+                self.conn.send(&map! { "request" => removal.request, "gone" => true });
+            } else if Instant::now() > removal.give_up_at {
+                let what = format!("box still has processes in {:?}", removal.group.dirs);
+                self.fail(removal.request, &Fail { what, errno: 16 });
+            } else {
+                self.removals.push(removal);
+            }
+        }
+    }
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd { fd: process.as_raw_fd(), events: POLLIN, revents: 0 }];
+    wait(&mut fds, 0).is_ok() && fds[0].revents != 0
+}
+
+/// A user namespace that maps 65,536 ids from `base`; a short-lived child creates it for us to hold.
+fn new_range(base: i64) -> Res<OwnedFd> {
+    let (ours, theirs) = stream_pair()?;
+    let pid = match clone_into(CLONE_NEWUSER)? {
+        0 => {
+            drop(ours);
+            let _ = read_exact(theirs.as_raw_fd(), &mut [0]);
+            unsafe { _exit(0) }
+        }
+        pid => pid,
+    };
+    let map = format!("0 {base} 65536");
+    let made = fs::write(format!("/proc/{pid}/uid_map"), &map)
+        .and_then(|()| fs::write(format!("/proc/{pid}/gid_map"), &map))
+        .and_then(|()| fs::File::open(format!("/proc/{pid}/ns/user")))
+        .named(format!("map ids {base}.."));
+    drop(ours);
+    drop(theirs);
+    unsafe { kill(pid, SIGKILL) };
+    wait_pid(pid);
+    made.map(OwnedFd::from)
+}

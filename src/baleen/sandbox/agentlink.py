@@ -1,0 +1,157 @@
+"""The edge's side of a box's process 1: operations out, output and ends back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import BoxFileError, BoxGoneError
+from .frames import Link, Message
+
+OnOutput = Callable[[int, bytes], None]
+AGENT_PROTOCOL = 1
+
+
+@dataclass
+class _Operation:
+    done: asyncio.Future[Message]
+    on_output: OnOutput | None
+    output: dict[int, list[bytes]] = field(default_factory=lambda: {1: [], 2: []})
+
+
+class AgentLink:
+    """A connection to one box; it replaces whatever connection the box had before."""
+
+    def __init__(self, on_gone: Callable[[], None]) -> None:
+        self._link = Link(self._receive, self._lost)
+        self._operations: dict[int, _Operation] = {}
+        self._on_gone = on_gone
+        self._hello: asyncio.Future[Message] | None = None
+        self._count = 1 << 40  # file operations; exec operations carry their log record's seq
+        self.pid = 0
+        self.known: dict[int, str] = {}
+        """Operations in the box's journal when this connection began, with their state."""
+
+    @classmethod
+    async def connect(cls, path: Path, on_gone: Callable[[], None]) -> AgentLink:
+        """Connects and learns which operations the box knows.
+
+        Raises:
+            OSError: nobody listens there.
+            BoxGoneError: the box ended while it was asked.
+        """
+        self = cls(on_gone)
+        sock = _connect(path)
+        # Process 1 itself listens, so the kernel names it here, in this process's numbering.
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.pid = struct.unpack("3i", credentials)[0]
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self._link, sock=sock)
+        self._hello = loop.create_future()
+        self._link.send({"t": "hello"})
+        hello = await self._hello
+        if hello["protocol"] != AGENT_PROTOCOL:
+            self.close()
+            raise BoxGoneError(
+                f"the box at {path} speaks protocol {hello['protocol']}, not {AGENT_PROTOCOL}"
+            )
+        self.known = dict(hello["ops"])
+        return self
+
+    @property
+    def is_open(self) -> bool:
+        return self._link.is_open
+
+    async def execute(
+        self, op: int, job: dict[str, Any], on_output: OnOutput | None = None
+    ) -> Message:
+        """Runs a command, or re-attaches to it: the box starts each operation number once.
+
+        Returns the end, with ``stdout`` and ``stderr`` unless ``on_output`` took them.
+
+        Raises:
+            BoxGoneError: the box ended before the command did.
+        """
+        return await self._operate(op, {"t": "exec", "op": op, **job}, on_output)
+
+    async def _operate(self, op: int, message: Message, on_output: OnOutput | None) -> Message:
+        if not self._link.is_open:
+            raise BoxGoneError("the box has ended")
+        operation = _Operation(asyncio.get_running_loop().create_future(), on_output)
+        self._operations[op] = operation
+        self._link.send(message)
+        try:
+            end = await operation.done
+        finally:
+            self._operations.pop(op, None)
+        return {
+            **end,
+            "stdout": b"".join(operation.output[1]),
+            "stderr": b"".join(operation.output[2]),
+        }
+
+    def acknowledge(self, op: int) -> None:
+        """Tells the box that the result is in the log and may be forgotten."""
+        self._link.send({"t": "ack", "op": op})
+
+    def send_input(self, op: int, data: bytes, *, eof: bool) -> None:
+        self._link.send({"t": "stdin", "op": op, "data": data, "eof": eof})
+
+    def signal(self, op: int, number: int) -> None:
+        self._link.send({"t": "signal", "op": op, "signal": number})
+
+    async def file(self, do: str, path: str, **arguments: Any) -> Any:
+        """Performs one file operation inside the box."""
+        self._count += 1
+        message = {"t": "file", "do": do, "path": path, "op": self._count, **arguments}
+        answer = await self._operate(self._count, message, None)
+        if "error" in answer:
+            text = os.strerror(answer["errno"]) if answer["errno"] else answer["error"]
+            raise BoxFileError(f"cannot {do} {path}: {text}", errno=answer["errno"])
+        return answer["value"]
+
+    def _receive(self, message: Message) -> None:
+        kind = message["t"]
+        if kind == "hello" and self._hello is not None and not self._hello.done():
+            self._hello.set_result(message)
+        operation = self._operations.get(message.get("op", -1))
+        if operation is None:
+            return
+        if kind == "out":
+            operation.output[message["fd"]].append(message["data"])
+            if operation.on_output is not None:
+                operation.on_output(message["fd"], message["data"])
+        elif kind in ("exit", "file") and not operation.done.done():
+            operation.done.set_result(message)
+
+    def _lost(self) -> None:
+        waiting = [operation.done for operation in self._operations.values()]
+        for future in [*waiting, *([self._hello] if self._hello else [])]:
+            if not future.done():
+                future.set_exception(BoxGoneError("the box ended"))
+                future.exception()  # seen: nobody may be left to ask
+        self._on_gone()
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def _connect(path: Path) -> socket.socket:
+    """Connects through the folder's descriptor: a socket's path may have only 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/{path.name}")
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.close(folder)
+    sock.setblocking(False)
+    return sock

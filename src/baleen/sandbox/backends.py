@@ -1,0 +1,119 @@
+"""Which kinds of sandbox this host offers, and why not the others, before anything starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from .binary import box_binary
+from .errors import HostError, UnsupportedError
+from .spec import Allowlist, BoxSpec
+
+NEEDED_PROBES = ("namespaces", "mounts", "overlay", "proc")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One kind of sandbox on this host."""
+
+    name: str
+    available: bool
+    reason: str
+    """What it is when available; what is missing when not."""
+    capabilities: dict[str, object] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def probe() -> dict[str, str]:
+    """Tries in a throw-away process what this kernel allows this user: name -> "ok" or the reason.
+
+    Raises:
+        HostError: not Linux or no binary.
+    """
+    done = subprocess.run(
+        [box_binary(), "probe"], capture_output=True, text=True, timeout=20, check=True
+    )
+    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def backends() -> list[Backend]:
+    """Every backend with what it offers here or why it is not offered."""
+    return [
+        Backend("function", False, "pre-forked interpreters are not available yet"),
+        _container(),
+        _by_program("gvisor", "runsc"),
+        _by_program("microvm", "firecracker", "/dev/kvm"),
+        _by_program("vm", "qemu-system-x86_64"),
+    ]
+
+
+def _container() -> Backend:
+    try:
+        answers = probe()
+    except (HostError, OSError, subprocess.SubprocessError) as error:
+        return Backend("container", False, str(error))
+    failed = [
+        f"{name}: {answers.get(name, 'not probed')}"
+        for name in NEEDED_PROBES
+        if answers.get(name) != "ok"
+    ]
+    if failed:
+        return Backend("container", False, "; ".join(failed))
+    root = os.geteuid() == 0
+    capabilities: dict[str, object] = {
+        "privileged": root,
+        "users": "65536 ids of its own" if root else "one id: the caller's",
+        "network": ["none"],
+        "images": ["host", "directory"],
+        "disk": "tmpfs of disk_mb; what is written counts as memory of the box",
+        "mounts": ["ro", "rw"],
+        "streams": True,
+        "pty": False,
+        "snapshot": False,
+        "fork": False,
+        "pause": False,
+    }
+    return Backend(
+        "container", True, "own launcher: namespaces, overlay, seccomp, cgroups", capabilities
+    )
+
+
+def _by_program(name: str, program: str, device: str | None = None) -> Backend:
+    if shutil.which(program) is None:
+        return Backend(
+            name, False, f"{program} is not installed, and its driver is not available yet"
+        )
+    if device is not None and not Path(device).exists():
+        return Backend(name, False, f"{device} does not exist")
+    return Backend(name, False, f"{program} is here, its driver is not available yet")
+
+
+def check_offered(spec: BoxSpec, network: str | Allowlist) -> None:
+    """Refuses what this host or version does not offer.
+
+    Raises:
+        UnsupportedError: a backend or network mode that is not available, with the reason.
+        HostError: containers cannot run on this host.
+    """
+    if spec.backend != "container":
+        chosen = next(backend for backend in backends() if backend.name == spec.backend)
+        raise UnsupportedError(
+            f"backend {spec.backend!r}: {chosen.reason}", remedy='use backend="container"'
+        )
+    if network != "none":
+        shown = (
+            f"allowlist of {len(network.hosts)} hosts"
+            if isinstance(network, Allowlist)
+            else repr(network)
+        )
+        raise UnsupportedError(f"network {shown} is not available yet", remedy='use network="none"')
+    container = _container()
+    if not container.available:
+        raise HostError(
+            f"this host cannot run containers: {container.reason}",
+            remedy="run as root, or set kernel.unprivileged_userns_clone=1",
+        )

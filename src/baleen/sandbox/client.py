@@ -1,0 +1,221 @@
+"""The SDK's side of an edge: finding it, starting it, asking it, surviving its death.
+
+Every request can be sent again: creation names its box, commands carry keys, the rest is
+idempotent. So when the edge dies under a request, the client starts or finds the next one and asks
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from baleen import __version__
+
+from .binary import box_binary
+from .errors import EdgeError, HostError, from_wire
+from .frames import Link, Message
+from .home import Home
+from .server import PROTOCOL
+
+START_TIMEOUT_S = 15.0
+RETRY_FOR_S = 30.0
+
+OnOutput = Callable[[int, bytes], None]
+
+
+class _Disconnected(Exception):
+    """The edge went away before it answered."""
+
+
+class _Request:
+    def __init__(self, on_output: OnOutput | None) -> None:
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.on_output = on_output
+
+
+class EdgeClient:
+    """A connection to this user's edge that mends itself; belongs to one event loop."""
+
+    def __init__(self, home: Home | None = None) -> None:
+        self._home = home or Home.default()
+        self._link: Link | None = None
+        self._requests: dict[int, _Request] = {}
+        self._count = 0
+        self._connecting = asyncio.Lock()
+        self._holds: dict[str, Message] = {}
+
+    async def ask(self, do: str, *, on_output: OnOutput | None = None, **arguments: Any) -> Any:
+        """Asks the edge, again after a reconnection where that is needed.
+
+        Raises:
+            SandboxError: whatever the edge answered, rebuilt.
+            EdgeError: no edge could be reached or started.
+        """
+        give_up_at = time.monotonic() + RETRY_FOR_S
+        while True:
+            try:
+                await self._connect()
+                return await self._ask_once(do, on_output, arguments)
+            except _Disconnected:
+                if time.monotonic() > give_up_at:
+                    raise EdgeError(
+                        f"the edge at {self._home.socket} goes away again and again",
+                        remedy=f"look into {self._home.log}",
+                    ) from None
+                await asyncio.sleep(0.01)
+
+    async def _ask_once(self, do: str, on_output: OnOutput | None, arguments: Message) -> Any:
+        if self._link is None or not self._link.is_open:
+            raise _Disconnected
+        self._count += 1
+        number = self._count
+        request = self._requests[number] = _Request(on_output)
+        try:
+            self._link.send({"id": number, "do": do, **arguments})
+            return await request.answer
+        finally:
+            self._requests.pop(number, None)
+
+    def hold(self, box_id: str) -> None:
+        """Keeps a box from expiring while this client is connected, over reconnections too."""
+        self._holds[box_id] = {"box": box_id, "ended_too": True}
+
+    def release(self, box_id: str) -> None:
+        self._holds.pop(box_id, None)
+
+    async def _connect(self) -> None:
+        async with self._connecting:
+            if self._link is not None and self._link.is_open:
+                return
+            sock = await self._reach()
+            link = Link(self._receive, self._lost)
+            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
+            self._link = link
+            await self._greet()
+            for hold in self._holds.values():
+                link.send({"id": 0, "do": "attach", **hold})
+
+    async def _greet(self) -> None:
+        hello = await self._ask_once("hello", None, {"protocol": PROTOCOL, "version": __version__})
+        if hello["protocol"] == PROTOCOL and hello["version"] == __version__:
+            return
+        if hello["boxes"]:
+            raise EdgeError(
+                f"the edge {hello['pid']} of {hello['package']} is version {hello['version']}, "
+                f"this is {__version__}; it holds {hello['boxes']} live boxes",
+                remedy="close them with that installation, or choose another BALEEN_HOME",
+            )
+        await self._ask_once("stop", None, {})
+        raise _Disconnected
+
+    async def _reach(self) -> socket.socket:
+        """Connects, starting the edge if there is none."""
+        sock = _try_connect(self._home.socket)
+        if sock is not None:
+            return sock
+        box_binary()
+        process = _start_edge(self._home)
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        while True:
+            sock = _try_connect(self._home.socket)
+            if sock is not None:
+                return sock
+            code = process.poll()
+            if code not in (None, 0):
+                raise _start_failure(self._home)
+            if time.monotonic() > give_up_at:
+                raise EdgeError(
+                    f"no edge answers at {self._home.socket} after {START_TIMEOUT_S} s",
+                    remedy=f"look into {self._home.log}",
+                )
+            if code == 0:  # another client's edge holds the lock; it may just be going
+                process = _start_edge(self._home)
+            await asyncio.sleep(0.005)
+
+    def _receive(self, message: Message) -> None:
+        request = self._requests.get(message["id"])
+        if request is None or request.answer.done():
+            return
+        if "stream" in message:
+            if request.on_output is not None:
+                request.on_output(message["stream"], message["data"])
+        elif "error" in message:
+            request.answer.set_exception(from_wire(message["error"]))
+        else:
+            request.answer.set_result(message["ok"])
+
+    def _lost(self) -> None:
+        for request in self._requests.values():
+            if not request.answer.done():
+                request.answer.set_exception(_Disconnected())
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+        if self._link is not None:
+            link, self._link = self._link, None
+            link.close()
+            await link.closed.wait()
+
+
+def _try_connect(path: Path) -> socket.socket | None:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        sock.close()
+        return None
+    try:
+        sock.connect(f"/proc/self/fd/{folder}/{path.name}")
+    except OSError:
+        sock.close()
+        return None
+    finally:
+        os.close(folder)
+    sock.setblocking(False)
+    return sock
+
+
+def _start_edge(home: Home) -> subprocess.Popen[bytes]:
+    home.prepare()
+    # The edge runs this very package, wherever the caller imported it from.
+    source = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "BALEEN_HOME": str(home.root)}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [source, os.environ.get("PYTHONPATH")])
+    )
+    with home.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "baleen.sandbox.edge"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+    _started.append(process)
+    return process
+
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Edges outlive their starter on purpose; kept so that Python does not warn about them."""
+
+
+def _start_failure(home: Home) -> Exception:
+    lines = home.log.read_text(errors="replace").splitlines()
+    for index in range(len(lines) - 1, -1, -1):
+        if lines[index].startswith("sandbox-"):
+            code, message, remedy = (*lines[index : index + 3], "", "")[:3]
+            return from_wire({"code": code, "message": message, "remedy": remedy or None})
+    return HostError(
+        f"the edge did not start: {lines[-1] if lines else 'no output'}",
+        remedy=f"look into {home.log}",
+    )

@@ -1,0 +1,155 @@
+"""What this host can do for boxes: one line per right or feature, with a remedy if missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from .backends import probe
+from .binary import box_binary
+from .cgroups import NEEDED, _own_paths
+from .errors import HostError
+from .home import Home
+
+LEAST_FREE_MB = 512
+
+
+class Check(NamedTuple):
+    """One finding."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None
+
+
+def checks() -> list[Check]:
+    """Looks at this host; changes nothing on it."""
+    found = [_linux()]
+    if not found[0].ok:
+        return found
+    found += [_binary(), _rights()]
+    if found[1].ok:
+        found += _probed()
+    found += [_controllers(), _erofs(), _seccomp(), _kvm(), _disk()]
+    return [*found, _used(found)]
+
+
+def _linux() -> Check:
+    ok = sys.platform == "linux"
+    return Check(
+        "linux",
+        ok,
+        f"{platform.system()} {platform.release()}",
+        None if ok else "run on a Linux host or VM",
+    )
+
+
+def _binary() -> Check:
+    try:
+        return Check("binary", True, str(box_binary()), None)
+    except HostError as error:
+        return Check("binary", False, error.message, error.remedy)
+
+
+def _rights() -> Check:
+    if os.geteuid() == 0:
+        return Check("rights", True, "root: id-mapped images, 65536 ids per box, all limits", None)
+    return Check(
+        "rights",
+        True,
+        "ordinary user: boxes map one id; limits only with cgroup v2 delegation",
+        None,
+    )
+
+
+def _probed() -> list[Check]:
+    remedies = {
+        "user_namespace": "sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0",
+        "namespaces": "run as root, or allow unprivileged user namespaces",
+        "mounts": "run as root, or allow mounts in user namespaces (AppArmor, container profile)",
+        "overlay": "modprobe overlay; ordinary users need Linux 5.11",
+        "proc": "unmask /proc in the outer container (docker: systempaths=unconfined)",
+        "landlock": "not needed; Linux 5.13 or newer with lsm=landlock",
+    }
+    try:
+        answers = probe()
+    except (HostError, OSError, subprocess.SubprocessError) as error:
+        return [Check("probe", False, str(error), "run the binary's `probe` by hand")]
+    return [
+        Check(name, answer == "ok", answer, None if answer == "ok" else remedies.get(name))
+        for name, answer in answers.items()
+    ]
+
+
+def _controllers() -> Check:
+    root = Path("/sys/fs/cgroup")
+    own = _own_paths(Path("/proc/self/cgroup").read_text())
+    v1 = [c for c in NEEDED if (root / c / "cgroup.procs").exists()]
+    if v1:
+        missing = [c for c in NEEDED if c not in v1]
+        return _controller_check(1, missing)
+    listed = root / own.get("", "/").lstrip("/") / "cgroup.controllers"
+    offered = listed.read_text().split() if listed.exists() else []
+    return _controller_check(2, [c for c in NEEDED if c not in offered])
+
+
+def _controller_check(version: int, missing: list[str]) -> Check:
+    if not missing:
+        return Check("cgroups", True, f"v{version}: {', '.join(NEEDED)}", None)
+    remedy = "mount or delegate them; BALEEN_SANDBOX_LIMITS=off runs without limits"
+    return Check("cgroups", False, f"v{version} lacks {', '.join(missing)}", remedy)
+
+
+def _erofs() -> Check:
+    ok = "erofs" in Path("/proc/filesystems").read_text().split()
+    return Check(
+        "erofs",
+        ok,
+        "image layers" if ok else "not in /proc/filesystems",
+        None if ok else "modprobe erofs",
+    )
+
+
+def _seccomp() -> Check:
+    ok = Path("/proc/sys/kernel/seccomp/actions_avail").exists()
+    return Check(
+        "seccomp", ok, "system call filter", None if ok else "a kernel with CONFIG_SECCOMP_FILTER"
+    )
+
+
+def _kvm() -> Check:
+    ok = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    detail = (
+        "/dev/kvm opens (no proof that guests run fast)" if ok else "/dev/kvm is not accessible"
+    )
+    return Check(
+        "kvm", ok, detail, None if ok else "only for virtual machines: enable nested virtualisation"
+    )
+
+
+def _disk() -> Check:
+    home = Home.default().root
+    place = next(path for path in (home, *home.parents) if path.exists())
+    free_mb = shutil.disk_usage(place).free >> 20
+    ok = free_mb >= LEAST_FREE_MB
+    return Check(
+        "disk", ok, f"{free_mb} MB free at {place}", None if ok else "free space or set BALEEN_HOME"
+    )
+
+
+def _used(found: list[Check]) -> Check:
+    needed = ("linux", "binary", "namespaces", "mounts", "overlay", "proc")
+    failed = [check.name for check in found if check.name in needed and not check.ok]
+    if failed:
+        return Check("will use", False, f"no sandbox: {', '.join(failed)}", "see above")
+    root = "as root" if os.geteuid() == 0 else "as an ordinary user"
+    limited = next(check.ok for check in found if check.name == "cgroups")
+    return Check(
+        "will use", True, f"container {root}, {'limits' if limited else 'no limits'}", None
+    )

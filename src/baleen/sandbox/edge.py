@@ -1,0 +1,140 @@
+"""The edge daemon, ``python -m baleen.sandbox.edge``: one per user, owner of its boxes.
+
+Clients start it on demand. It ends by itself when it has neither boxes nor clients for a while.
+Killed and started again, it takes its boxes over where the old one left them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from baleen.errors import SandboxError
+
+from .binary import box_binary
+from .cgroups import NEEDED, Groups, find_groups
+from .home import Home
+from .launcher import Launcher
+from .registry import Registry
+from .server import Server
+
+IDLE_EXIT_S = 60.0
+MAX_BOXES = 2_000
+POOL_SIZE = 2
+TICK_S = 0.5
+
+_log = logging.getLogger("baleen.sandbox.edge")
+
+
+class Settings:
+    """The edge's own settings, from ``BALEEN_SANDBOX_*``."""
+
+    def __init__(self) -> None:
+        self.idle_exit_s = float(os.environ.get("BALEEN_SANDBOX_IDLE_EXIT_S", IDLE_EXIT_S))
+        self.max_boxes = int(os.environ.get("BALEEN_SANDBOX_MAX_BOXES", MAX_BOXES))
+        self.pool_size = int(os.environ.get("BALEEN_SANDBOX_POOL_SIZE", POOL_SIZE))
+        self.limits = os.environ.get("BALEEN_SANDBOX_LIMITS", "auto") != "off"
+
+
+class Edge:
+    """The running daemon."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self._home = home
+        self._settings = settings
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until told to stop or idle for long enough."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopped.set)
+        registry = await self._start_registry()
+        server = Server(registry, self._stopped.set)
+        partial = self._home.socket.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        listener = await _listen(partial, server)
+        partial.replace(self._home.socket)  # clients see a socket only when it answers
+        self._home.pid_file.write_text(f"{os.getpid()}\n")
+        _log.info(
+            "edge %d serves %s, %s", os.getpid(), self._home.socket, registry.groups.description
+        )
+        try:
+            await self._watch(registry, server)
+        finally:
+            self._home.socket.unlink(missing_ok=True)
+            self._home.pid_file.unlink(missing_ok=True)
+            listener.close()
+            await registry.stop()
+
+    async def _start_registry(self) -> Registry:
+        binary = box_binary()
+        self._home.prepare()
+        root = os.geteuid() == 0
+        groups = Groups(0, (), NEEDED)
+        if self._settings.limits:
+            groups = find_groups(f"baleen-{os.geteuid()}", required=root)
+        launcher = await Launcher.start(
+            binary,
+            privileged=root,
+            group_parents=groups.parents,
+            pool_size=self._settings.pool_size,
+        )
+        registry = Registry(self._home, groups, launcher, max_boxes=self._settings.max_boxes)
+        await registry.recover()
+        return registry
+
+    async def _watch(self, registry: Registry, server: Server) -> None:
+        loop = asyncio.get_running_loop()
+        last_used = loop.time()
+        while not self._stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), TICK_S)
+            try:
+                await registry.expire()
+            except SandboxError:
+                _log.exception("expiring boxes")
+            if server.has_clients or not registry.is_idle:
+                last_used = loop.time()
+            if loop.time() - last_used > self._settings.idle_exit_s:
+                return
+
+
+async def _listen(path: Path, server: Server) -> asyncio.Server:
+    old = os.umask(0o177)
+    try:
+        return await asyncio.get_running_loop().create_unix_server(
+            server.new_client, str(path), backlog=1024
+        )
+    finally:
+        os.umask(old)
+
+
+def main() -> int:
+    """Runs the edge unless this user's edge runs already."""
+    home = Home.default()
+    home.prepare()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    with home.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0  # somebody was faster; the client finds that one's socket
+        try:
+            asyncio.run(Edge(home, Settings()).run())
+        except SandboxError as error:
+            print(f"{error.code}\n{error.message}\n{error.remedy or ''}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

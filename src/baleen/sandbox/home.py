@@ -1,0 +1,66 @@
+"""Where the sandbox keeps its state: ``$BALEEN_HOME``, default ``~/.local/share/baleen``.
+
+::
+
+    edge.sock  edge.pid  edge.lock  edge.log    the daemon of this user
+    boxes/<id>/box.json  agent.sock             one folder per live box, a tombstone after its end
+    logs/<id>.log                               trajectories that the caller did not place elsewhere
+    images/host-<digest>/                       skeleton of the ``host`` image
+    stage/                                      empty; mount point inside each box's own namespace
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one user's edge."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Home:
+        chosen = os.environ.get("BALEEN_HOME")
+        return cls(Path(chosen).absolute() if chosen else Path.home() / ".local/share/baleen")
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "edge.sock"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.root / "edge.pid"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "edge.lock"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "edge.log"
+
+    @property
+    def boxes(self) -> Path:
+        return self.root / "boxes"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def stage(self) -> Path:
+        return self.root / "stage"
+
+    def prepare(self) -> None:
+        """Makes the folders; only their owner may enter the ones that hold sockets and logs."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder in (self.boxes, self.logs, self.images, self.stage):
+            folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,336 @@
+"""All boxes of one edge: launching, removing, finding again after a restart, ageing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from baleen.errors import SandboxError
+
+from .agentlink import AgentLink
+from .box import Box, gone
+from .cgroups import Groups
+from .errors import BoxGoneError, CapacityError, Cause, LaunchError, UnsupportedError
+from .home import Home
+from .images import resolve_image
+from .launcher import Launcher
+from .spec import BoxSpec, check_id, resource_limits
+from .trajectory import Kind, Log, read
+
+FIRST_ID = 0x7000_0000
+"""Host ids of boxes begin above what users, services and other container tools take."""
+
+IDS_PER_BOX = 65_536
+MAX_SLOTS = 4_000
+ORPHAN_EXTRA_S = 600
+"""A box that no edge comes back for ends this long after its idle time."""
+
+TOMBSTONES_KEPT = 1_000
+
+
+class Registry:
+    """Boxes by id. Every method is called from the edge's one event loop."""
+
+    def __init__(self, home: Home, groups: Groups, launcher: Launcher, *, max_boxes: int) -> None:
+        self.home = home
+        self.groups = groups
+        self.max_boxes = max_boxes
+        self._launcher = launcher
+        self._boxes: dict[str, Box] = {}
+        self._creating: dict[str, asyncio.Task[Box]] = {}
+        self._removing: dict[str, asyncio.Task[None]] = {}
+        self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
+        self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
+        self.privileged = os.geteuid() == 0
+
+    @property
+    def boxes(self) -> list[Box]:
+        """The boxes that are alive."""
+        return [box for box in self._boxes.values() if box.ended is None]
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.boxes and not self._creating and not self._removing
+
+    def find(self, box_id: str) -> Box:
+        """Returns a live or remembered box.
+
+        Raises:
+            BoxGoneError: this edge knows no box of that id.
+        """
+        box = self._boxes.get(box_id)
+        if box is None:
+            raise _unknown(self.home, box_id)
+        return box
+
+    async def create(self, box_id: str, spec: BoxSpec) -> Box:
+        """Creates a box; the same id again gives the same box, should the reply have been lost."""
+        check_id(box_id)
+        if box_id in self._boxes:
+            return self._boxes[box_id]
+        task = self._creating.get(box_id)
+        if task is None:
+            self._admit(spec)
+            task = self._creating[box_id] = asyncio.create_task(self._create(box_id, spec))
+            task.add_done_callback(lambda _: self._creating.pop(box_id, None))
+        return await asyncio.shield(task)
+
+    def _admit(self, spec: BoxSpec) -> None:
+        """Refuses what the host could not bear.
+
+        Raises:
+            CapacityError: names the limit.
+        """
+        count = len(self.boxes) + len(self._creating)
+        if count >= self.max_boxes or not self._free_slots:
+            raise CapacityError(
+                f"{count} boxes are alive, the limit is {self.max_boxes}",
+                remedy="close some, or raise BALEEN_SANDBOX_MAX_BOXES and restart the edge",
+            )
+        available_mb = _available_memory_mb()
+        if available_mb < max(256, spec.memory_mb / 4):
+            raise CapacityError(
+                f"{available_mb} MB of memory are left, too few for a box of {spec.memory_mb} MB",
+                remedy="close boxes or ask for a smaller memory_mb",
+            )
+
+    async def _create(self, box_id: str, spec: BoxSpec) -> Box:
+        layers = resolve_image(spec.image, self.home)
+        folder = self.home.boxes / box_id
+        folder.mkdir(mode=0o700)
+        path = Path(spec.trajectory) if spec.trajectory else self.home.logs / f"{box_id}.log"
+        slot = self._free_slots.pop()
+        log: Log | None = None
+        try:
+            log = await asyncio.get_running_loop().run_in_executor(self._executor, Log.create, path)
+            box = Box(box_id, spec, log, self._executor)
+            box.slot = slot
+            await box.append(
+                Kind.OPEN,
+                {
+                    "box": box_id,
+                    "spec": spec.to_wire(),
+                    "layers": [[x.at, *x.lowers] for x in layers],
+                },
+            )
+            self._write_state(box, "starting")
+            launch = self._launch_spec(box, [{"at": x.at, "lower": list(x.lowers)} for x in layers])
+            answer = await self._launcher.create(launch)
+            box.pid, box.groups = answer["pid"], answer["groups"]
+            box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
+        except BaseException as error:
+            self._abandon(folder, log, slot)
+            if isinstance(error, OSError):
+                raise LaunchError(f"box {box_id} did not start: {error}") from error
+            raise
+        self._boxes[box_id] = box
+        self._write_state(box, "live")
+        return box
+
+    def _abandon(self, folder: Path, log: Log | None, slot: int) -> None:
+        if log is not None:
+            log.close()
+            log.path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._free_slots.append(slot)
+
+    def _launch_spec(self, box: Box, layers: list[dict[str, Any]]) -> dict[str, Any]:
+        assert box.slot is not None
+        spec = box.spec
+        binds = [{"src": m.source, "at": m.target, "ro": m.mode == "ro"} for m in spec.mounts]
+        return {
+            "id": box.id,
+            "dir": str(self.home.boxes / box.id),
+            "socket": "agent.sock",
+            "stage": str(self.home.stage),
+            "hostname": box.id[:60],
+            "layers": layers,
+            "binds": binds,
+            "disk_bytes": spec.disk_mb << 20,
+            "shm_bytes": min(64 << 20, spec.memory_mb << 19),
+            "limits": [list(pair) for pair in self.groups.limits(spec)],
+            "rlimits": [list(pair) for pair in resource_limits(spec)],
+            "id_base": FIRST_ID + box.slot * IDS_PER_BOX if self.privileged else None,
+            "own_network": True,
+            "orphan_ttl_s": int(spec.ttl_idle_s) + ORPHAN_EXTRA_S,
+        }
+
+    def _write_state(self, box: Box, state: str) -> None:
+        data = {
+            "version": 1,
+            "id": box.id,
+            "state": state,
+            "spec": box.spec.to_wire(),
+            "log": str(box.log.path),
+            "groups": box.groups,
+            "slot": box.slot,
+            "created_at": box.created_at,
+            "cause": box.ended,
+        }
+        path = self.home.boxes / box.id / "box.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(data))
+        partial.replace(path)
+
+    def _on_gone(self, box: Box) -> None:
+        """Process 1 ended without being asked to."""
+        if box.ended is None and box.id in self._boxes and box.id not in self._removing:
+            killed = self.groups.out_of_memory_kills(box.groups)
+            cause = Cause.OUT_OF_MEMORY if killed else Cause.NODE_LOST
+            self._removing[box.id] = asyncio.create_task(self._remove(box, cause))
+
+    async def destroy(self, box_id: str, cause: Cause) -> None:
+        """Ends a box and returns when nothing of it is left on the host."""
+        box = self._boxes.get(box_id)
+        if box is None or (box.ended is not None and box_id not in self._removing):
+            return
+        task = self._removing.get(box_id)
+        if task is None:
+            task = self._removing[box_id] = asyncio.create_task(self._remove(box, cause))
+        await asyncio.shield(task)
+
+    async def _remove(self, box: Box, cause: Cause) -> None:
+        box.ended = cause
+        try:
+            await self._launcher.destroy(box.id, box.groups)
+            if box.link is not None:
+                box.link.close()
+            with contextlib.suppress(SandboxError):
+                await box.append(Kind.CLOSE, {"cause": cause.value})
+            box.log.close()
+            self._write_state(box, "ended")
+            (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
+        finally:
+            self._removing.pop(box.id, None)
+            if box.slot is not None:
+                self._free_slots.insert(0, box.slot)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        ended = [box for box in self._boxes.values() if box.ended is not None]
+        for box in ended[: max(0, len(ended) - TOMBSTONES_KEPT)]:
+            del self._boxes[box.id]
+            shutil.rmtree(self.home.boxes / box.id, ignore_errors=True)
+
+    async def expire(self) -> None:
+        """Ends the boxes whose idle time is over."""
+        now = time.monotonic()
+        for box in self.boxes:
+            if box.expired(now):
+                await self.destroy(box.id, Cause.EXPIRED)
+
+    async def recover(self) -> None:
+        """Takes over the boxes that an earlier edge left, and clears away what has died."""
+        for folder in sorted(self.home.boxes.iterdir()):
+            try:
+                state = json.loads((folder / "box.json").read_text())
+            except (OSError, ValueError):
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            await self._recover_one(folder, state)
+        self._sweep_groups()
+
+    async def _recover_one(self, folder: Path, state: dict[str, Any]) -> None:
+        spec = BoxSpec.from_wire({**state["spec"], "mounts": ()})
+        try:
+            box = Box(state["id"], spec, Log.open(Path(state["log"])), self._executor)
+        except SandboxError:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        box.groups, box.created_at = state["groups"], state["created_at"]
+        box.recall(list(read(box.log.path)))
+        if state["state"] == "ended":
+            box.ended = Cause(state["cause"])
+            box.log.close()
+            self._boxes[box.id] = box
+            return
+        try:
+            box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
+        except (OSError, BoxGoneError):
+            await self._bury(box, state)
+            return
+        await self._adopt(box, state)
+
+    async def _adopt(self, box: Box, state: dict[str, Any]) -> None:
+        assert box.link is not None
+        box.pid = box.link.pid
+        box.slot = state["slot"]
+        self._free_slots.remove(box.slot)
+        await self._launcher.adopt(box.id, box.pid)
+        if not box.groups:
+            box.groups = _groups_of(box.pid, self.groups)
+        self._boxes[box.id] = box
+        if state["state"] == "starting":
+            # The edge died before it could tell anybody: the client asks again with the same id.
+            self._write_state(box, "live")
+        box.settle_unfinished()
+
+    async def _bury(self, box: Box, state: dict[str, Any]) -> None:
+        box.ended = Cause.NODE_LOST
+        await self._launcher.destroy(box.id, box.groups)
+        if state["state"] == "starting":
+            self._abandon(self.home.boxes / box.id, box.log, state["slot"])
+            self._free_slots.pop()
+            return
+        await box.append(Kind.CLOSE, {"cause": box.ended.value})
+        box.log.close()
+        self._boxes[box.id] = box
+        self._write_state(box, "ended")
+        (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
+
+    def _sweep_groups(self) -> None:
+        """Removes the empty groups of launchers that are dead; a living one's wait for boxes."""
+        kept = {group for box in self._boxes.values() for group in box.groups}
+        for parent in self.groups.parents:
+            for group in parent.glob("z*-*"):
+                launcher = group.name[1:].partition("-")[0]
+                if str(group) not in kept and not Path("/proc", launcher).exists():
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+
+    async def stop(self) -> None:
+        """Lets go of everything; boxes live on."""
+        for box in self._boxes.values():
+            if box.link is not None:
+                box.link.close()
+            box.log.close()
+        await self._launcher.stop()
+        self._executor.shutdown(wait=False)
+
+
+def _unknown(home: Home, box_id: str) -> SandboxError:
+    path = home.boxes / check_id(box_id) / "box.json"
+    if path.exists():
+        cause = json.loads(path.read_text()).get("cause")
+        if cause:
+            return gone(box_id, Cause(cause))
+    return BoxGoneError(
+        f"no box {box_id} under {home.root}",
+        remedy="it was closed long ago, or belongs to another BALEEN_HOME",
+    )
+
+
+def _available_memory_mb() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    raise UnsupportedError("/proc/meminfo has no MemAvailable")
+
+
+def _groups_of(pid: int, groups: Groups) -> list[str]:
+    """Finds a box's groups by the spawner, process 1's only direct child that is in one."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = []
+    for parent in groups.parents:
+        for group in parent.glob("z*"):
+            members = (group / "cgroup.procs").read_text().split()
+            if any(child in members for child in children):
+                found.append(str(group))
+    return found

@@ -1,0 +1,385 @@
+"""``Sandbox``: a box as its user holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from baleen.errors import SandboxError, UsageError
+
+from .backends import Backend, backends, check_offered
+from .client import EdgeClient
+from .errors import BoxGoneError, UnsupportedError
+from .files import Files
+from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
+
+Argv = Sequence[str | bytes | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A piece of a running command's output."""
+
+    stream: str
+    """"stdout" or "stderr"."""
+    data: bytes
+
+
+class Sandbox:
+    """A box: made by :meth:`create` or found by :meth:`attach`, never by the constructor.
+
+    It lives in the edge daemon and outlives this process; ``close`` or ``async with`` ends it,
+    otherwise it ends ``ttl_idle_s`` after its last client has gone and its last command has ended.
+    """
+
+    def __init__(self, client: EdgeClient, about: Mapping[str, Any]) -> None:
+        self._client: EdgeClient | None = client
+        self._about = about
+        self.id: str = about["box"]
+        self.files = Files(self._file)
+
+    @classmethod
+    async def create(
+        cls,
+        *,
+        backend: str = "container",
+        image: str | os.PathLike[str] = "host",
+        workspace: str | None = None,
+        toolkits: Sequence[str] = (),
+        mounts: Sequence[
+            tuple[str | os.PathLike[str], str] | tuple[str | os.PathLike[str], str, str]
+        ] = (),
+        cpu: float = 1.0,
+        memory_mb: int = 512,
+        disk_mb: int = 1024,
+        pids: int = 256,
+        network: str | Allowlist = "none",
+        ttl_idle_s: float = 300,
+        job: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        trajectory: str | os.PathLike[str] | None = None,
+    ) -> Sandbox:
+        """Makes a box.
+
+        Args:
+            backend: "container"; :meth:`backends` lists what this host offers.
+            image: "host" (a view of this host's programs) or a root file system's directory.
+            workspace: not available yet.
+            toolkits: not available yet.
+            mounts: (host folder, path in the box, "ro" or "rw"), read-only by default.
+            cpu: cores.
+            memory_mb: what its processes and files may take together.
+            disk_mb: what may be written; it lies in memory.
+            pids: processes and threads.
+            network: "none".
+            ttl_idle_s: how long the box waits for a client when it has none and runs nothing.
+            job: label by which boxes are reaped together.
+            labels: anything, shown in listings.
+            trajectory: where its log lies; by default under ``$BALEEN_HOME/logs``.
+
+        Raises:
+            UsageError: an argument cannot be right.
+            UnsupportedError: a backend, image or network mode that is not offered here.
+            HostError: this host cannot run boxes.
+            CapacityError: the host has no room for another box.
+            LaunchError: it did not start; nothing is left of it.
+        """
+        if workspace is not None or toolkits:
+            raise UnsupportedError(
+                "workspace and toolkit layers are not available yet", remedy="use mounts"
+            )
+        if network not in ("none", "public") and not isinstance(network, Allowlist):
+            raise UsageError(
+                f"unknown network {network!r}", remedy='"none", "public" or an Allowlist'
+            )
+        spec = BoxSpec(
+            backend=backend,
+            image=image if image == "host" else _image(image),
+            mounts=tuple(
+                Mount(str(Path(m[0]).resolve()), m[1], m[2] if len(m) > 2 else "ro") for m in mounts
+            ),
+            cpu=cpu,
+            memory_mb=memory_mb,
+            disk_mb=disk_mb,
+            pids=pids,
+            network="none",
+            ttl_idle_s=ttl_idle_s,
+            job=job,
+            labels=dict(labels or {}),
+            trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
+        )
+        check_offered(spec, network)
+        box_id = f"b{uuid.uuid4().hex[:16]}"
+        return await cls._open("create", box_id, spec=spec.to_wire())
+
+    @classmethod
+    async def attach(cls, box_id: str) -> Sandbox:
+        """Finds a living box again, from any process of the same user.
+
+        Raises:
+            BoxGoneError: it has ended; ``cause`` says why.
+        """
+        return await cls._open("attach", box_id)
+
+    @classmethod
+    async def _open(cls, do: str, box_id: str, **arguments: Any) -> Sandbox:
+        client = _Shared.acquire()
+        try:
+            about = await client.ask(do, box=box_id, **arguments)
+        except BaseException:
+            await _Shared.release(client)
+            raise
+        client.hold(box_id)
+        return cls(client, about)
+
+    @staticmethod
+    def backends() -> list[Backend]:
+        """What this host offers, with capabilities and reasons, before any launch."""
+        return backends()
+
+    @staticmethod
+    async def list(labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """The living boxes of this user, those with all of ``labels`` if given."""
+        async with _edge() as client:
+            boxes: list[dict[str, Any]] = await client.ask("list")
+        wanted = (labels or {}).items()
+        return [box for box in boxes if wanted <= box["labels"].items()]
+
+    @staticmethod
+    async def reap(job: str | None = None) -> Sequence[str]:
+        """Ends every box of a job; without a job, every box that no client holds."""
+        async with _edge() as client:
+            ended: Sequence[str] = await client.ask("reap", job=job)
+        return ended
+
+    @property
+    def trajectory(self) -> Path:
+        """Where the log lies."""
+        return Path(self._about["log"])
+
+    def capabilities(self) -> dict[str, object]:
+        """What this box offers and which limits hold."""
+        offered = next(b.capabilities for b in backends() if b.name == "container")
+        return {**offered, "limits": self._about["limits"]}
+
+    async def run(
+        self,
+        argv: Argv,
+        *,
+        timeout_s: float | None = 30,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | str | None = None,
+        user: str | None = None,
+        key: str | None = None,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> RunResult:
+        """Runs a command and returns when its own process has ended.
+
+        Background children live on. When the timeout strikes, the command's whole tree is killed,
+        ``exit_code`` is 124 and ``timed_out`` is true. The same ``key`` again gives the recorded
+        result and never runs anything, also after the death of this process or of the edge.
+
+        Raises:
+            BoxGoneError: the box had ended before; nothing ran.
+            InDoubtError: the box ended while the command ran.
+            DivergenceError: ``key`` was used for another command.
+            BoxBusyError: the box is at its pids or memory limit; nothing ran.
+            TrajectoryError: the log cannot be written; nothing ran.
+        """
+        job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        answer = await self._ask("run", key=key or _fresh_key(), job=job)
+        return RunResult.from_wire(answer)
+
+    async def shell(self, line: str, **options: Any) -> RunResult:
+        """Runs a line with ``/bin/sh -c``; options as in :meth:`run`."""
+        return await self.run(["/bin/sh", "-c", line], **options)
+
+    def stream(
+        self,
+        argv: Argv,
+        *,
+        timeout_s: float | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        key: str | None = None,
+        stdin: bytes | str | None = None,
+        stdin_open: bool = False,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
+    ) -> Process:
+        """Starts a command whose output comes as it is written; see :class:`Process`."""
+        job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        job |= {"live": True, "stdin_open": stdin_open}
+        return Process(self, key or _fresh_key(), job)
+
+    async def _ask(self, do: str, **arguments: Any) -> Any:
+        if self._client is None:
+            raise BoxGoneError(f"this handle of box {self.id} is closed", cause="stopped")
+        return await self._client.ask(do, box=self.id, **arguments)
+
+    async def _file(self, op: str, path: str, **arguments: Any) -> Any:
+        return await self._ask("file", op=op, path=path, arguments=arguments)
+
+    async def close(self) -> None:
+        """Ends the box; returns when nothing of it is left on the host. Again: does nothing."""
+        if self._client is None:
+            return
+        try:
+            self._client.release(self.id)
+            await self._ask("close")
+        finally:
+            await self.detach()
+
+    async def detach(self) -> None:
+        """Lets go of the box and leaves it alive for :meth:`attach`."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            client.release(self.id)
+            await _Shared.release(client)
+
+    async def __aenter__(self) -> Sandbox:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await asyncio.shield(self.close())
+
+
+class Process:
+    """A running command: iterate for its :class:`Output`, then read ``result``."""
+
+    def __init__(self, box: Sandbox, key: str, job: dict[str, Any]) -> None:
+        self._box = box
+        self._key = key
+        self._job = job
+        self._queue: asyncio.Queue[Output | None] = asyncio.Queue()
+        self._task: asyncio.Task[RunResult] | None = None
+
+    def _start(self) -> asyncio.Task[RunResult]:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return self._task
+
+    async def _run(self) -> RunResult:
+        def take(stream: int, data: bytes) -> None:
+            self._queue.put_nowait(Output("stdout" if stream == 1 else "stderr", data))
+
+        client = self._box._client
+        if client is None:
+            raise BoxGoneError(f"this handle of box {self._box.id} is closed", cause="stopped")
+        try:
+            answer = await client.ask(
+                "run", on_output=take, box=self._box.id, key=self._key, job=self._job, live=True
+            )
+            return RunResult.from_wire(answer)
+        finally:
+            self._queue.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[Output]:
+        task = self._start()
+        while (output := await self._queue.get()) is not None:
+            yield output
+        await task
+
+    async def wait(self) -> RunResult:
+        """Returns the result, with the whole output, when the command has ended."""
+        return await self._start()
+
+    async def write(self, data: bytes | str, *, eof: bool = False) -> None:
+        """Feeds standard input of a command started with ``stdin_open=True``."""
+        self._start()
+        content = data.encode() if isinstance(data, str) else data
+        await self._box._ask("stdin", key=self._key, data=content, eof=eof)
+
+    async def send_signal(self, number: int) -> None:
+        """Signals the command's process group."""
+        self._start()
+        await self._box._ask("signal", key=self._key, signal=int(number))
+
+
+class _Shared:
+    """One edge connection per event loop, closed with its last user."""
+
+    _clients: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, EdgeClient]]
+    _clients = WeakKeyDictionary()
+    _users: ClassVar[WeakKeyDictionary[EdgeClient, int]] = WeakKeyDictionary()
+
+    @classmethod
+    def acquire(cls) -> EdgeClient:
+        loop = asyncio.get_running_loop()
+        client = cls._clients.get(loop)
+        if client is None:
+            client = cls._clients[loop] = EdgeClient()
+        cls._users[client] = cls._users.get(client, 0) + 1
+        return client
+
+    @classmethod
+    async def release(cls, client: EdgeClient) -> None:
+        cls._users[client] -= 1
+        if cls._users[client] == 0:
+            cls._clients.pop(asyncio.get_running_loop(), None)
+            await client.close()
+
+
+@contextlib.asynccontextmanager
+async def _edge() -> AsyncIterator[EdgeClient]:
+    client = _Shared.acquire()
+    try:
+        yield client
+    finally:
+        await _Shared.release(client)
+
+
+def _fresh_key() -> str:
+    return f"auto:{uuid.uuid4().hex}"
+
+
+def _image(image: str | os.PathLike[str]) -> str:
+    text = os.fspath(image)
+    return str(Path(text).expanduser().resolve()) if text.startswith((".", "/", "~")) else text
+
+
+def _job(
+    argv: Argv,
+    timeout_s: float | None,
+    cwd: str | None,
+    env: Mapping[str, str] | None,
+    stdin: bytes | str | None,
+    user: str | None,
+    max_output_bytes: int,
+) -> dict[str, Any]:
+    if isinstance(argv, (str, bytes)) or not argv:
+        raise UsageError(
+            f"argv must be a non-empty list, not {argv!r}", remedy="use shell() for a line"
+        )
+    if timeout_s is not None and timeout_s <= 0:
+        raise UsageError(f"timeout_s={timeout_s} is not positive", remedy="None means no limit")
+    if not 0 <= max_output_bytes <= HARD_MAX_OUTPUT_BYTES:
+        raise UsageError(
+            f"max_output_bytes={max_output_bytes} is not in 0..{HARD_MAX_OUTPUT_BYTES}"
+        )
+    return {
+        "argv": [os.fspath(part) for part in argv],
+        "timeout_ms": None if timeout_s is None else max(1, int(timeout_s * 1000)),
+        "cwd": cwd,
+        "env": dict(env or {}),
+        "stdin": stdin.encode() if isinstance(stdin, str) else stdin,
+        "user": user,
+        "max_output": max_output_bytes,
+    }
+
+
+__all__ = ["Output", "Process", "Sandbox", "SandboxError"]

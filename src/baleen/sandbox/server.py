@@ -1,0 +1,210 @@
+"""What clients may ask of an edge, one coroutine per request; errors travel as data."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from baleen import __version__
+from baleen.errors import SandboxError, UsageError
+
+from .box import Box, gone
+from .errors import Cause, to_wire
+from .frames import Link, Message
+from .registry import Registry
+from .spec import BoxSpec
+
+PROTOCOL = 1
+"""Version of the messages between SDK and edge; both say theirs in the first message."""
+
+_log = logging.getLogger("baleen.sandbox.edge")
+
+
+class Server:
+    """Answers clients' requests; owns nothing but the list of who holds which box."""
+
+    def __init__(self, registry: Registry, stop: Callable[[], None]) -> None:
+        self.registry = registry
+        self.started_at = time.time()
+        self._stop = stop
+        self._clients: set[Client] = set()
+
+    @property
+    def has_clients(self) -> bool:
+        return bool(self._clients)
+
+    def new_client(self) -> Link:
+        """Called per accepted connection."""
+        client = Client(self)
+        self._clients.add(client)
+        return client.link
+
+    def drop(self, client: Client) -> None:
+        self._clients.discard(client)
+
+    def stop(self) -> None:
+        self._stop()
+
+
+class Client:
+    """One connection: its requests under way and the boxes that it keeps from expiring."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._registry = server.registry
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._held: set[str] = set()
+        self.link = Link(self._receive, self._lost)
+
+    def _receive(self, message: Message) -> None:
+        task = asyncio.create_task(self._answer(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lost(self) -> None:
+        for box_id in self._held:
+            self._release(box_id)
+        self._held.clear()
+        self._server.drop(self)
+
+    async def _answer(self, message: Message) -> None:
+        request = message.get("id")
+        handler = _HANDLERS.get(message.get("do", ""))
+        try:
+            if handler is None:
+                raise UsageError(f"unknown request {message.get('do')!r}")
+            answer = {"id": request, "ok": await handler(self, message)}
+        except (SandboxError, UsageError) as error:
+            answer = {"id": request, "error": to_wire(error)}
+        except Exception as error:
+            _log.exception("request %r failed", message.get("do"))
+            text = f"the edge failed: {type(error).__name__}: {error}"
+            answer = {
+                "id": request,
+                "error": to_wire(SandboxError(text, remedy="its log is edge.log")),
+            }
+        self.link.send(answer)
+
+    def _hold(self, box: Box) -> None:
+        if box.id not in self._held:
+            self._held.add(box.id)
+            box.clients += 1
+
+    def _release(self, box_id: str) -> None:
+        box = self._registry.find(box_id)
+        box.clients -= 1
+        box.idle_since = time.monotonic()
+
+    async def hello(self, message: Message) -> Any:
+        return {
+            "protocol": PROTOCOL,
+            "version": __version__,
+            "package": os.path.dirname(__file__),  # noqa: PTH120 - compared as text with the client's
+            "pid": os.getpid(),
+            "boxes": len(self._registry.boxes),
+        }
+
+    async def create(self, message: Message) -> Any:
+        box = await self._registry.create(message["box"], BoxSpec.from_wire(message["spec"]))
+        self._hold(box)
+        return self._about(box)
+
+    async def attach(self, message: Message) -> Any:
+        box = self._registry.find(message["box"])
+        if box.ended is not None and not message.get("ended_too"):
+            raise gone(box.id, box.ended)
+        self._hold(box)
+        return self._about(box)
+
+    def _about(self, box: Box) -> dict[str, Any]:
+        return {
+            "box": box.id,
+            "log": str(box.log.path),
+            "limits": self._registry.groups.description,
+            "privileged": self._registry.privileged,
+            "spec": box.spec.to_wire(),
+        }
+
+    async def run(self, message: Message) -> Any:
+        box = self._registry.find(message["box"])
+        live = message.get("live", False)
+        on_output = self._relay(message["id"]) if live else None
+        result = await box.run(message["key"], message["job"], on_output)
+        return result.to_wire()
+
+    def _relay(self, request: int) -> Callable[[int, bytes], None]:
+        return lambda stream, data: self.link.send({"id": request, "stream": stream, "data": data})
+
+    async def stdin(self, message: Message) -> Any:
+        box = self._registry.find(message["box"])
+        box.send_input(message["key"], message["data"], eof=message["eof"])
+
+    async def signal(self, message: Message) -> Any:
+        self._registry.find(message["box"]).signal(message["key"], message["signal"])
+
+    async def file(self, message: Message) -> Any:
+        box = self._registry.find(message["box"])
+        if box.ended is not None or box.link is None:
+            raise gone(box.id, box.ended or Cause.NODE_LOST)
+        box.idle_since = time.monotonic()
+        return await box.link.file(message["op"], message["path"], **message["arguments"])
+
+    async def close(self, message: Message) -> Any:
+        await self._registry.destroy(message["box"], Cause(message.get("cause", Cause.STOPPED)))
+
+    async def list(self, message: Message) -> Any:
+        return [
+            {
+                "box": box.id,
+                "job": box.spec.job,
+                "labels": dict(box.spec.labels),
+                "image": box.spec.image,
+                "created_at": box.created_at,
+                "busy": box.is_busy,
+                "clients": box.clients,
+                "pid": box.pid,
+            }
+            for box in self._registry.boxes
+        ]
+
+    async def reap(self, message: Message) -> Any:
+        """Ends every box of a job, or every box that nobody holds."""
+        job = message.get("job")
+        chosen = [
+            b.id
+            for b in self._registry.boxes
+            if (b.spec.job == job if job is not None else not b.clients)
+        ]
+        await asyncio.gather(*(self._registry.destroy(box_id, Cause.EVICTED) for box_id in chosen))
+        return chosen
+
+    async def stop(self, message: Message) -> Any:
+        """Ends the edge if it holds no live box."""
+        if self._registry.boxes:
+            raise UsageError(
+                f"the edge holds {len(self._registry.boxes)} live boxes", remedy="close them first"
+            )
+        self._server.stop()
+
+
+_Handler = Callable[[Client, Message], Awaitable[Any]]
+_HANDLERS: dict[str, _Handler] = {
+    name: getattr(Client, name)
+    for name in (
+        "hello",
+        "create",
+        "attach",
+        "run",
+        "stdin",
+        "signal",
+        "file",
+        "close",
+        "list",
+        "reap",
+        "stop",
+    )
+}

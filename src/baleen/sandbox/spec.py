@@ -1,0 +1,140 @@
+"""What a box is to be, checked before anything starts, and what a command gave back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from baleen.errors import UsageError
+
+BACKENDS = ("function", "container", "gvisor", "microvm", "vm")
+MOUNT_MODES = ("ro", "rw")
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+MAX_OUTPUT_BYTES = 10 << 20
+"""Default cap per output stream: agents' tools rarely mean to print more, floods often do."""
+
+HARD_MAX_OUTPUT_BYTES = 28 << 20
+"""Both streams of a result must fit one frame on the edge's socket."""
+
+
+@dataclass(frozen=True)
+class Allowlist:
+    """Hosts and ports that a box may reach, each ``"name:port"``."""
+
+    hosts: tuple[str, ...]
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        for host in hosts:
+            name, _, port = host.rpartition(":")
+            if not name or not port.isdigit():
+                raise UsageError(
+                    f"allowlist entry {host!r} is not name:port", remedy='e.g. "example.org:443"'
+                )
+        object.__setattr__(self, "hosts", tuple(hosts))
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A host folder or file shown at a path of the box."""
+
+    source: str
+    target: str
+    mode: str = "ro"
+
+
+@dataclass(frozen=True)
+class BoxSpec:
+    """Everything about a box that its caller chooses."""
+
+    backend: str = "container"
+    image: str = "host"
+    mounts: tuple[Mount, ...] = ()
+    cpu: float = 1.0
+    memory_mb: int = 512
+    disk_mb: int = 1024
+    pids: int = 256
+    network: str = "none"
+    ttl_idle_s: float = 300
+    job: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    trajectory: str | None = None
+
+    def __post_init__(self) -> None:
+        _positive("cpu", self.cpu, 0.01)
+        _positive("memory_mb", self.memory_mb, 8)
+        _positive("disk_mb", self.disk_mb, 1)
+        _positive("pids", self.pids, 4)
+        _positive("ttl_idle_s", self.ttl_idle_s, 0)
+        if self.backend not in BACKENDS:
+            raise UsageError(
+                f"unknown backend {self.backend!r}", remedy=f"one of {', '.join(BACKENDS)}"
+            )
+        for mount in self.mounts:
+            _check_mount(mount)
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> BoxSpec:
+        mounts = tuple(Mount(**mount) for mount in data["mounts"])
+        return cls(**{**data, "mounts": mounts})
+
+
+def _positive(name: str, value: float, least: float) -> None:
+    if not isinstance(value, (int, float)) or value < least:
+        raise UsageError(f"{name}={value!r} is too small", remedy=f"at least {least}")
+
+
+def _check_mount(mount: Mount) -> None:
+    if mount.mode not in MOUNT_MODES:
+        raise UsageError(f"mount mode {mount.mode!r} of {mount.source}", remedy="use 'ro' or 'rw'")
+    if not mount.target.startswith("/") or mount.target.rstrip("/") == "":
+        raise UsageError(f"mount target {mount.target!r} is not an absolute path below /")
+    if not Path(mount.source).exists():
+        raise UsageError(f"mount source {mount.source} does not exist")
+
+
+def check_id(box_id: str) -> str:
+    """Returns the id, or raises UsageError where it could not be a folder's name."""
+    if not _ID.fullmatch(box_id):
+        raise UsageError(f"box id {box_id!r} is not of lower-case letters, digits and dashes")
+    return box_id
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a command left: its exit code and output, and how it came about."""
+
+    exit_code: int
+    """As the shell gives it: 128 + n after signal n, 124 after the timeout, 127 when not found."""
+    stdout: bytes
+    stderr: bytes
+    duration_s: float
+    truncated: bool
+    """Output beyond ``max_output_bytes`` of a stream was thrown away."""
+    timed_out: bool
+    replayed: bool = False
+    """The command was not run for this call: the result is the recorded one of the same key."""
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; undecodable bytes become U+FFFD."""
+        return self.stdout.decode("utf-8", "replace")
+
+    def to_wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> RunResult:
+        return cls(**data)
+
+
+def resource_limits(spec: BoxSpec) -> list[tuple[int, int]]:
+    """(resource, value) pairs of setrlimit for the commands of a box."""
+    rlimit_core, rlimit_nofile, rlimit_memlock = 4, 7, 8
+    return [(rlimit_core, 0), (rlimit_nofile, 4096), (rlimit_memlock, 64 << 10)]
