@@ -86,6 +86,11 @@ class History:
                 self.end = record
 
     @property
+    def run_id(self) -> str:
+        """Name of the run, unique in the world."""
+        return self._started.run_id
+
+    @property
     def current(self) -> TurnState | None:
         """The turn that is being sampled, or None between turns."""
         if self.turns and self.turns[-1].reading is None:
@@ -124,11 +129,9 @@ class History:
 
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as Chat Completions messages, without a turn in progress."""
-        if self.start is None:
-            raise WalError("the run has no start record", remedy="begin the run anew")
         messages: list[dict[str, Any]] = [
-            {"role": "system", "content": self.start.system},
-            {"role": "user", "content": self.start.question},
+            {"role": "system", "content": self._started.system},
+            {"role": "user", "content": self._started.question},
         ]
         for turn in self.finished_turns:
             messages.append(_assistant(turn))
@@ -138,6 +141,12 @@ class History:
                 if state.result is not None
             )
         return messages
+
+    @property
+    def _started(self) -> records.Start:
+        if self.start is None:
+            raise WalError("the run has no start record", remedy="begin the run anew")
+        return self.start
 
     def _open_turn(self, number: int) -> TurnState:
         if number == len(self.turns) and self.current is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from baleen.agent import records
 from baleen.agent.history import History
+from baleen.agent.run_folder import RunFolder
 from baleen.agent.wal import Wal, read
 
 
@@ -35,6 +36,11 @@ class Journal:
             wal.close()
             raise
         return cls(wal, history)
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run lies."""
+        return RunFolder(self._wal.path.parent)
 
     def write(self, record: records.Record, *, durable: bool = False) -> None:
         """Append a record; `durable` returns only when it would survive a power cut.

@@ -77,6 +77,8 @@ class Box:
     box_id: str
     log: str
     """File name of the sandbox's own log in the run folder."""
+    create_s: float
+    """Seconds from asking for it to having it."""
     at: str
 
 

@@ -1,0 +1,203 @@
+"""A model that runs in this process, driven by tokens alone.
+
+The context is the exact ids that were sampled plus the ids of what was said since: nothing is ever
+decoded and encoded again. Each token is on record before the next one is sampled, so a turn that a
+crash cut off goes on after its last token. The attention state is saved when a turn ends; without
+it, or if it does not fit the record, the context is computed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baleen.agent import records
+from baleen.agent.base import ToolCall, Turn, Usage, Watch
+from baleen.agent.config import NANO
+from baleen.agent.fingerprint import fingerprint
+from baleen.agent.journal import Journal
+from baleen.agent.kv_file import restore, save
+from baleen.agent.prompt import Prompt
+from baleen.assets import nano_dir
+from baleen.errors import RunError
+from baleen.protocol import Encoder
+from baleen.protocol.events import ContentDelta, Event, ReasoningDelta
+from baleen.protocol.tokens import EOS
+
+if TYPE_CHECKING:
+    from baleen.engine import Engine, Session
+    from baleen.protocol import Prompt as EncodedPrompt
+
+
+class LocalEndpoint:
+    """One conversation on an engine that runs here."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        *,
+        fingerprint: str,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.name = engine.name
+        self._policy = f"{engine.name}:{fingerprint}:{prompt.revision}"
+        self._engine = engine
+        self._prompt = prompt
+        self._temperature = temperature
+        self._seed = seed
+        self._encoder = Encoder(revision=prompt.revision)
+        self._eos_id = engine.tokenizer.token_to_id(EOS)
+        self._session: Session | None = None
+        self._restored_tokens = 0
+
+    @classmethod
+    def load(
+        cls, model: str, prompt: Prompt, *, temperature: float = 0.0, seed: int = 0
+    ) -> LocalEndpoint:
+        """Load a model folder, or `nano`.
+
+        Raises:
+            CheckpointError: it cannot be loaded.
+            MissingExtraError: torch is not installed.
+        """
+        from baleen.engine import Engine
+
+        folder = nano_dir() if model == NANO else Path(model)
+        return cls(
+            Engine.load(model),
+            prompt,
+            fingerprint=fingerprint(folder),
+            temperature=temperature,
+            seed=seed,
+        )
+
+    async def sample(self, journal: Journal, max_tokens: int, watch: Watch) -> Turn:
+        """Sample a turn, or the rest of one, token by token."""
+        self._check_policy(journal)
+        session = self._open_session(journal, watch)
+        encoded = self._encode(journal)
+        number = len(journal.history.finished_turns)
+        if journal.history.current is None:
+            journal.write(records.Prompt(number, self._new_ids(journal, encoded)))
+        state = journal.history.current
+        assert state is not None, "its prompt record has opened the turn"
+        num_prompt_tokens = len(journal.history.context_ids) - len(state.token_ids)
+        reused_before = session.reused_tokens
+        parser = encoded.parser(tokenizer=self._engine.tokenizer)
+        started = time.monotonic()
+        _show(parser.feed(state.token_ids), watch)
+        for token_id, logprob in self._tokens(session, journal, max_tokens):
+            journal.write(records.Tokens(number, [token_id], [logprob]))
+            if token_id != self._eos_id:
+                _show(parser.feed([token_id]), watch)
+            await asyncio.sleep(0)  # lets a deadline or a signal in between two tokens
+        is_complete = bool(state.token_ids) and state.token_ids[-1] == self._eos_id
+        turn = parser.finish("stop" if is_complete else "length")
+        _show(parser.last_events, watch)
+        save(session, journal.folder.kv, self._policy)
+        return Turn(
+            reasoning=turn.reasoning,
+            content=turn.content,
+            calls=tuple(
+                ToolCall(call.id, call.name, call.arguments, str(call.status))
+                for call in turn.tool_calls
+            ),
+            finish_reason="stop" if is_complete else "length",
+            usage=Usage(
+                prompt_tokens=num_prompt_tokens,
+                completion_tokens=len(state.token_ids),
+                cached_tokens=min(session.reused_tokens - reused_before, num_prompt_tokens),
+            ),
+            duration_s=time.monotonic() - started,
+        )
+
+    def facts(self) -> Mapping[str, Any]:
+        """What this process computed, what it found computed, and what its cache takes."""
+        session = self._session
+        if session is None:
+            return {}
+        return {
+            "prefilled_tokens": session.prefilled_tokens,
+            "reused_tokens": session.reused_tokens,
+            "restored_tokens": self._restored_tokens,
+            "cache_bytes": session.cache_bytes,
+            "gqa8_cache_bytes": session.gqa8_cache_bytes,
+        }
+
+    async def close(self) -> None:
+        """Forget the session; the engine is freed with this object."""
+        self._session = None
+
+    def _check_policy(self, journal: Journal) -> None:
+        """Say whose tokens follow; a run is not continued by another model than began it."""
+        recorded = journal.history.policy
+        if recorded is None:
+            journal.write(records.Policy(self._policy))
+        elif recorded != self._policy:
+            raise RunError(
+                f"the run was begun by {recorded}, the model here is {self._policy}",
+                remedy="resume with the checkpoint that began it",
+            )
+
+    def _open_session(self, journal: Journal, watch: Watch) -> Session:
+        if self._session is None:
+            self._session = self._engine.session()
+            context = journal.history.context_ids
+            if context:
+                self._restored_tokens = restore(
+                    self._session, journal.folder.kv, self._policy, context
+                )
+                watch.note(
+                    f"attention state: {self._restored_tokens} of {len(context)} tokens restored, "
+                    f"{len(context) - self._restored_tokens} to compute"
+                )
+        return self._session
+
+    def _encode(self, journal: Journal) -> EncodedPrompt:
+        return self._encoder.encode(
+            journal.history.messages(),
+            tools=list(self._prompt.tools),
+            thinking=True,
+            effort=self._prompt.effort,
+        )
+
+    def _new_ids(self, journal: Journal, encoded: EncodedPrompt) -> list[int]:
+        """Ids of what the context does not hold yet: all of it, or what follows the last turn.
+
+        Turns end with the end-of-sentence token and nothing else contains it, so the segments
+        behind the last one are exactly the new ones.
+        """
+        if not journal.history.turns:
+            return encoded.token_ids(self._engine.tokenizer)
+        last = max(i for i, segment in enumerate(encoded.segments) if segment == (EOS, True))
+        new = replace(encoded, segments=encoded.segments[last + 1 :])
+        return new.token_ids(self._engine.tokenizer)
+
+    def _tokens(
+        self, session: Session, journal: Journal, max_tokens: int
+    ) -> Iterable[tuple[int, float]]:
+        from baleen.engine import Sampling
+
+        state = journal.history.current
+        assert state is not None, "there is a turn to continue"
+        left = max_tokens - len(state.token_ids)
+        if left <= 0 or (state.token_ids and state.token_ids[-1] == self._eos_id):
+            return
+        sampling = Sampling(temperature=self._temperature, seed=self._seed, max_tokens=left)
+        for token in session.generate(journal.history.context_ids, sampling):
+            yield token.id, token.logprob
+
+
+def _show(events: Iterable[Event], watch: Watch) -> None:
+    for event in events:
+        match event:
+            case ReasoningDelta(text):
+                watch.reasoning(text)
+            case ContentDelta(text):
+                watch.content(text)

@@ -1,0 +1,1 @@
+"""The command line: one command, lazily loaded groups and verbs."""

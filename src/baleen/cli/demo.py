@@ -1,0 +1,114 @@
+"""`baleen demo`: an agent is killed in the middle of its work and finishes it all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from baleen.errors import RunError
+
+if TYPE_CHECKING:
+    from baleen.agent.history import History
+
+QUESTION = "Which port does staging use?"
+_KILL_AFTER_TOKENS = 10
+"""Far enough into the second turn that there is reasoning to lose."""
+_POLL_S = 0.002
+_MAX_WAIT_S = 300.0
+
+
+@click.command()
+@click.option("--runs", default="runs", show_default=True, help="Where run folders go.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def demo(runs: str, as_json: bool) -> int:
+    """Kill an agent in mid-task and watch it finish.
+
+    The bundled checkpoint is asked for a setting in a folder of small configuration files. When its
+    first command has run and it is thinking about the second, its process is killed with SIGKILL. A
+    new process takes the run over. Needs no network, no GPU and no root.
+    """
+    from baleen.agent.run_folder import RunFolder
+    from baleen.assets import ROOT
+
+    reserved = RunFolder.create(Path(runs), QUESTION).path
+    reserved.rmdir()  # the child makes it; the name is known here, so it can be watched
+    mount = str(ROOT / "conf")
+    say(f"$ baleen run {QUESTION!r} --mount {mount}")
+    first = _agent([QUESTION, "--mount", mount, "--run-dir", str(reserved)])
+    try:
+        at_kill = _kill_in_the_middle(first, RunFolder(reserved))
+    finally:
+        first.kill()
+        first.wait()
+    say(f"\n$ kill -9 {first.pid}\n$ baleen run --resume {reserved.name}")
+    second = _agent(["--resume", str(reserved), "--runs", runs])
+    output, _ = second.communicate()
+    if second.returncode not in (0, 1):
+        raise RunError(
+            f"the resumed agent ended with {second.returncode}", remedy="its message is above"
+        )
+    found = json.loads(output)
+    if "error" in found:
+        return 1
+    from baleen.cli.scoreboard import scoreboard, table
+
+    scores = scoreboard(RunFolder(reserved), found, at_kill)
+    if as_json:
+        click.echo(json.dumps({**found, "scoreboard": scores}, ensure_ascii=False))
+    else:
+        click.echo(f"\n{QUESTION} {found['answer'] or '(no answer)'}\n")
+        for line in table(scores):
+            click.echo(line)
+    return 0 if found["outcome"] == "stop" else 1
+
+
+def say(text: str) -> None:
+    """Talk goes to stderr."""
+    click.echo(click.style(text, bold=True), err=True)
+
+
+def _agent(arguments: list[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "baleen.cli.main", "run", "--json", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _kill_in_the_middle(agent: subprocess.Popen[str], folder: Any) -> History:
+    """Wait until a command has run and the next turn has begun, then SIGKILL.
+
+    Returns:
+        What was on record at that moment.
+
+    Raises:
+        RunError: the agent ended before there was anything to interrupt.
+    """
+    from baleen.agent.journal import read_history
+
+    deadline = time.monotonic() + _MAX_WAIT_S
+    while time.monotonic() < deadline:
+        if agent.poll() is not None:
+            output = agent.stdout.read() if agent.stdout else ""
+            raise RunError(
+                f"the agent ended with {agent.returncode} before it could be killed: "
+                f"{output.strip()[:300]}",
+                remedy="its own message is above",
+            )
+        if folder.wal.exists() and _is_in_the_middle(read_history(folder.wal)):
+            os.kill(agent.pid, signal.SIGKILL)
+            agent.wait()
+            return read_history(folder.wal)
+        time.sleep(_POLL_S)
+    raise RunError(f"the agent made no call within {_MAX_WAIT_S:g} s", remedy="see its folder")
+
+
+def _is_in_the_middle(history: History) -> bool:
+    current = history.current
+    has_run = any(state.result is not None for state in history.calls)
+    return has_run and current is not None and len(current.token_ids) >= _KILL_AFTER_TOKENS
