@@ -32,6 +32,29 @@ def read_json_call(text: str) -> JsonCall | None:
     return None
 
 
+class JsonCallText:
+    """Collects what stands between the opening and the closing element."""
+
+    __slots__ = ("_opener", "_pieces")
+
+    def __init__(self, opener: str) -> None:
+        self._opener = opener
+        self._pieces: list[str] = []
+
+    def feed(self, text: str) -> None:
+        """More text."""
+        self._pieces.append(text)
+
+    @property
+    def whole(self) -> str:
+        """Everything so far, the opening element included."""
+        return self._opener + "".join(self._pieces)
+
+    def read(self) -> JsonCall | None:
+        """The call, if there is one."""
+        return read_json_call("".join(self._pieces))
+
+
 def member_text(text: str, key: str) -> str:
     """The text of an object's member as it stands; the text is known to be an object with it."""
     position = _after_space(text, text.index("{") + 1)

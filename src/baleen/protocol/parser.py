@@ -12,10 +12,11 @@ from enum import StrEnum
 from typing import Any
 
 from baleen.errors import UsageError
+from baleen.protocol.call_log import MintId
 from baleen.protocol.events import Event
 from baleen.protocol.ids import mint_call_id
 from baleen.protocol.lexer import TextLexer
-from baleen.protocol.machine import Machine, MintId, Place
+from baleen.protocol.machine import Machine, Place
 from baleen.protocol.pieces import TokenLexer
 from baleen.protocol.schema import Schema
 from baleen.protocol.turn import Turn
@@ -82,11 +83,10 @@ class Parser:
             raise UsageError("this parser reads text", remedy="pass tokenizer= to feed token ids")
         else:
             self._tokens.feed(chunk)
-        machine = self._machine
-        events = machine.events
-        if events:
-            machine.events = []
-        return events
+        events = self._machine.events
+        new = events.copy()
+        events.clear()
+        return new
 
     def finish(self, reason: str = "stop") -> Turn:
         """End the turn; ``reason`` is the engine's: stop, length, or another one to pass on.

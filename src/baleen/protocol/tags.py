@@ -10,12 +10,15 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from baleen.protocol.prose import bracket_at_end
+
 BLOCK_NAMES: Final = frozenset({"tool_calls", "calls"})
 """Block names of V4 and V4.1."""
 
 _OTHER_BLOCK_NAMES: Final = frozenset({"toolcalls", "tool_call", "function_calls", "function_call"})
 _WORD: Final = re.compile(r'[^\s"/>=]*')
 _ATTRIBUTE: Final = re.compile(r'([A-Za-z_]+)\s*=\s*"([^"]*)("?)')
+_QUOTE_OR_END: Final = re.compile('[">]')
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
@@ -54,3 +57,40 @@ def read_tag(text: str, *, is_ended: bool = True) -> Tag:
             is_string = _BOOLEANS.get(value.strip().lower())
             is_clean = is_clean and value in _BOOLEANS
     return Tag(first, name, is_string, text.endswith("/"), is_clean)
+
+
+class TagText:
+    """Collects a tag's inside up to the ``>`` that no quotes hide."""
+
+    __slots__ = ("_is_quoted", "_pieces", "closes")
+
+    def __init__(self, *, closes: bool) -> None:
+        self.closes = closes
+        self._pieces: list[str] = []
+        self._is_quoted = False
+
+    def feed(self, text: str) -> tuple[Tag, str] | None:
+        """More text; returns the tag and the text behind it once it is complete."""
+        position = 0
+        while True:
+            if self._is_quoted:
+                position = text.find('"', position) + 1
+                if not position:
+                    break
+                self._is_quoted = False
+            found = _QUOTE_OR_END.search(text, position)
+            if found is None:
+                break
+            position = found.end()
+            if found.group() == ">":
+                self._pieces.append(text[: position - 1])
+                return read_tag("".join(self._pieces)), text[position:]
+            self._is_quoted = True
+        self._pieces.append(text)
+        return None
+
+    def break_off(self) -> tuple[Tag, str]:
+        """Another marker stands where ``>`` should; returns the tag and the bracket before that."""
+        text = "".join(self._pieces)
+        bracket = bracket_at_end(text) if text else ""
+        return read_tag(text[: len(text) - len(bracket)], is_ended=False), bracket
