@@ -47,9 +47,9 @@ class Stage(StrEnum):
 class SFTConfig:
     """Sizes and rates of the run."""
 
-    dense_steps: int = 1100
-    sparse_steps: int = 350
-    mixed_steps: int = 80
+    dense_steps: int = 700
+    sparse_steps: int = 300
+    mixed_steps: int = 60
     episodes_per_step: int = 32
     """Over all workers."""
     lr_matrix: float = 0.006
