@@ -1,4 +1,4 @@
-"""Builds the Rust binaries and puts them into the wheel; an editable install builds them in place."""
+"""Builds the Rust binaries for the wheel; an editable install builds them in place."""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 ::
 
     BaleenError                     code
-    ├── UsageError                  usage            wrong flag, key or argument (also ValueError)
-    ├── ConfigError                 config           a config file or key that cannot be used (also ValueError)
-    ├── MissingExtraError           missing-extra    an optional dependency is not installed (also ImportError)
-    ├── ProtocolError               protocol         messages or schemas that cannot be encoded (also ValueError)
+    ├── UsageError                  usage            wrong flag or argument (also ValueError)
+    ├── ConfigError                 config           a config that cannot be used (also ValueError)
+    ├── MissingExtraError           missing-extra    an extra is not installed (also ImportError)
+    ├── ProtocolError               protocol         messages no prompt is made of (also ValueError)
     ├── CheckpointError             checkpoint       weights that are missing, wrong or damaged
     ├── EndpointError               endpoint         a model endpoint failed or answered nonsense
     ├── RunError                    run              a run folder that cannot be opened or resumed

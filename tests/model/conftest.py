@@ -22,7 +22,7 @@ BASE = ModelConfig(
     o_lora_rank=16,
     sliding_window=16,
     compress_ratios=(0, 0, 4, 16, 4, 16),
-    index_n_heads=32,  # with few heads scores tie at exactly 0, and other implementations pick at random
+    index_n_heads=32,  # with few, scores tie at exactly 0 and other implementations pick at random
     index_head_dim=16,
     index_topk=8,
     n_routed_experts=8,
@@ -40,8 +40,8 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def make_model() -> Callable[..., Transformer]:
-    """A random model: `BASE` with the given fields replaced. Every parameter is random, norms, sinks
-    and biases too, so that no term of a formula is tested at a value where it vanishes."""
+    """A random model: `BASE` with the given fields replaced. Every parameter is random, norms,
+    sinks and biases too, so that no term of a formula is tested at a value where it vanishes."""
 
     def make(seed: int = 0, **fields: object) -> Transformer:
         model = initialize(Transformer(dataclasses.replace(BASE, **fields)), seed)

@@ -1,4 +1,4 @@
-"""A cache must not change a result: any chunking, batch, rollback or reload gives the same logits."""
+"""A cache never changes a result: chunks, batches, rollback and reload give the same logits."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def test_later_tokens_leave_earlier_logits_untouched(make_model: Make) -> None:
     ids = random_ids(1, 90)
     changed = ids.clone()
     changed[:, 60:] = (changed[:, 60:] + 1) % 256
-    # not bit-equal: tokens are grouped by expert, and a product's rounding depends on the group's size
+    # not bit-equal: tokens are grouped by expert, and a product's rounding depends on the group's
+    # size
     before, after = model(ids)[:, :60], model(changed)[:, :60]
     assert (before - after).abs().max() <= 1e-6 * before.abs().max()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """Row b of a [B, T] call holds positions starts[b] .. starts[b] + counts[b] - 1, then padding."""
+    """Row b of a [B, T] call holds positions starts[b] .. starts[b] + counts[b] - 1, then pads."""
 
     starts_B: Tensor
     counts_B: Tensor
@@ -30,6 +30,6 @@ class Span(NamedTuple):
 
     @property
     def positions_BT(self) -> Tensor:
-        """Absolute positions; [1, T] when all rows agree, so that what derives from it broadcasts."""
+        """Absolute positions; [1, T] when all rows agree, so that what derives broadcasts."""
         starts = self.starts_B[:1] if self.start is not None else self.starts_B
         return starts.unsqueeze(1) + torch.arange(self.width)

@@ -2,12 +2,12 @@
 
 A layer holds
 - ``window`` [B, W-1, D]: the last W-1 rotated latents, each both key and value;
-- ``compressor.tail`` [B, K, 2kc]: content and gate projections of the tokens that a coming block may
-  still need (2m-1 tokens where blocks overlap, m-1 where they do not);
+- ``compressor.tail`` [B, K, 2kc]: content and gate projections of the tokens that a coming block
+  may still need (2m-1 tokens where blocks overlap, m-1 where they do not);
 - ``compressor.entries``: finished blocks; CSA layers hold the same twice, once for the indexer.
 
-Windows and tails are replaced, never written into, and block lists only grow. So a mark is a handful
-of references, and rolling back to it is exact.
+Windows and tails are replaced, never written into, and block lists only grow. So a mark is a
+handful of references, and rolling back to it is exact.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class CompressorState:
 
 
 def last_tokens(joined_BSw: Tensor, span: Span, keep: int) -> Tensor:
-    """The `keep` tokens that end at each row's last real one, of a tail of `keep` joined with a call."""
+    """The `keep` tokens that end at each row's last real one, of a tail of `keep` joined with a
+    call.
+    """
     if span.start is not None:
         last = joined_BSw[:, joined_BSw.shape[1] - keep :]
         return last if torch.is_grad_enabled() else last.clone()  # a view would pin the whole call
@@ -153,7 +155,7 @@ class State:
             part.entries.truncate(counts)
 
     def select(self, rows: Tensor) -> State:
-        """A copy with the given rows, in that order; forks a prefix when a row is taken many times."""
+        """A copy with the given rows, in that order; a row taken many times is a forked prefix."""
         taken = State.__new__(State)
         taken.kv_dtype, taken.max_len = self.kv_dtype, self.max_len
         taken.lengths_B = self.lengths_B[rows]
@@ -170,7 +172,7 @@ class State:
         return taken
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
-        """Writes the state as safetensors, `extra` strings beside it; replaces the file atomically."""
+        """Writes the state as safetensors with `extra` strings; replaces the file atomically."""
         from safetensors.torch import save_file
 
         target = Path(path)

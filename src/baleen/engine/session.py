@@ -92,7 +92,7 @@ class Session:
 
     def _feed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Takes tokens into the state; returns the logits [1, V] behind the last."""
-        logits = self.model(torch.tensor([token_ids]), self._state, logits_to_keep=1)
+        logits: torch.Tensor = self.model(torch.tensor([token_ids]), self._state, logits_to_keep=1)
         self.token_ids.extend(token_ids)
         return logits[:, -1]
 

@@ -1,8 +1,8 @@
 """Hybrid compressed attention: an exact window and compressed blocks under one softmax.
 
 One latent per token is key and value of every head. The softmax's denominator also holds a learned
-sink per head, realised here as a zero key whose logit is the sink: it takes weight and adds nothing.
-Source: DeepSeek-V4 report section 2.3; released inference code.
+sink per head, realised here as a zero key whose logit is the sink: it takes weight and adds
+nothing. Source: DeepSeek-V4 report section 2.3; released inference code.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ class Attention(nn.Module):
         visible_BTM: Tensor,
         trace: Trace | None,
     ) -> Tensor:
-        assert self.indexer is not None and state.indexer is not None
+        assert self.indexer is not None
+        assert state.indexer is not None, "the state was made for another schedule"
         if trace is not None and trace.teaches_indexer:
             # the indexer learns from the attention, and the attention never from the indexer
             x_BTd, qr_BTC = x_BTd.detach(), qr_BTC.detach()
@@ -159,7 +160,8 @@ class Attention(nn.Module):
         out = nn.functional.scaled_dot_product_attention(
             queries.unsqueeze(1), keys.unsqueeze(1), keys.unsqueeze(1), mask.unsqueeze(1), scale=1.0
         )
-        return out.squeeze(1)[..., : self.width].unflatten(1, (-1, self.heads))
+        o_BTHc: Tensor = out.squeeze(1)[..., : self.width].unflatten(1, (-1, self.heads))
+        return o_BTHc
 
     def _with_sink(self, q_BTHc: Tensor, keys_BSc: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled queries [B, T*H, c + pad] and keys [B, S, c + pad], the sink's dimension first in
@@ -176,10 +178,10 @@ class Attention(nn.Module):
     def _block_weights(
         self, q_BTHc: Tensor, keys_BSc: Tensor, allowed_BTS: Tensor, blocks: int
     ) -> Tensor:
-        """The joint softmax's weights on the blocks, [B, T, H, M]; only for the indexer's lesson."""
+        """The joint softmax's weights on the blocks, [B, T, H, M], for the indexer's lesson."""
         queries, keys = self._with_sink(q_BTHc, keys_BSc)
         logits = (queries @ keys.transpose(1, 2)).unflatten(1, (-1, self.heads))
-        weights = logits.masked_fill_(~allowed_BTS.unsqueeze(2), -torch.inf).softmax(-1)
+        weights: Tensor = logits.masked_fill_(~allowed_BTS.unsqueeze(2), -torch.inf).softmax(-1)
         return weights[..., weights.shape[-1] - blocks :]
 
     def _project(self, o_BTHc: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Model folders: `config.json` plus safetensors under the released tensor names.
 
-The modules carry the released names but for two things: mHC sites are modules here and flat names in
-files (`hc_attn.fn` is `hc_attn_fn`), and a layer's experts are stacked here and one by one in files.
+The modules carry the released names but for two things: mHC sites are modules here and flat names
+in files (`hc_attn.fn` is `hc_attn_fn`), and a layer's experts are stacked here and one by one in
+files.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Token-level compression: m tokens become one block, weighted channel by channel.
 
-m = 4 (CSA): blocks overlap. A token projects to two halves; block i pools the *cur* halves of its own
-tokens and the *prev* halves of the block before. m > 4 (HCA): blocks are disjoint, one half each.
-Source: DeepSeek-V4 report section 2.3, released inference code.
+m = 4 (CSA): blocks overlap. A token projects to two halves; block i pools the *cur* halves of its
+own tokens and the *prev* halves of the block before. m > 4 (HCA): blocks are disjoint, one half
+each. Source: DeepSeek-V4 report section 2.3, released inference code.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Compressor(nn.Module):
                 max=joined_BSw.shape[1] - 1
             )
             cut = joined_BSw[torch.arange(len(joined_BSw)).unsqueeze(1), index]
-        return cut.unflatten(1, (blocks, m))
+        blocked: Tensor = cut.unflatten(1, (blocks, m))
+        return blocked
 
     def _pool(self, cut_BMmw: Tensor) -> Tensor:
         """Softmax over a block's tokens, per channel, then the weighted sum of their contents."""
@@ -75,4 +76,5 @@ class Compressor(nn.Module):
         if self.halves == 2:
             content = torch.cat([content[:, :-1, :, :c], content[:, 1:, :, c:]], dim=2)
             gate = torch.cat([gate[:, :-1, :, :c], gate[:, 1:, :, c:]], dim=2)
-        return (gate.softmax(2) * content).sum(2)
+        pooled: Tensor = (gate.softmax(2) * content).sum(2)
+        return pooled

@@ -1,7 +1,7 @@
 """The configuration of a V4-architecture model: released presets, `config.json` in both spellings.
 
-Field names are those of the released ``config.json``; the comments give the reference code's symbol.
-Everything that a run needs is here, nothing is read from the environment.
+Field names are those of the released ``config.json``; the comments give the reference code's
+symbol. Everything that a run needs is here, nothing is read from the environment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CSA_RATIO = 4
 
 @dataclasses.dataclass(frozen=True)
 class YarnScaling:
-    """Position scaling of the compressed branches. Source: YaRN, arXiv 2309.00071, without mscale."""
+    """Scaling of the compressed branches. Source: YaRN, arXiv 2309.00071, without mscale."""
 
     factor: float = 16.0
     original_max_position_embeddings: int = 65536
@@ -60,7 +60,8 @@ class ModelConfig:
     sliding_window: int = 128
     """Tokens that a query sees exactly, itself included."""
     compress_ratios: tuple[int, ...] = ()
-    """Per layer: 0 is window only, 4 is CSA, larger is HCA. Entries past the last layer are MTP's."""
+    """Per layer: 0 is window only, 4 is CSA, larger is HCA. Entries past the last layer are MTP's.
+    """
     index_n_heads: int = 64
     index_head_dim: int = 128
     index_topk: int = 512
@@ -113,7 +114,8 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, source: str | Path | Mapping[str, Any]) -> ModelConfig:
-        """Reads ``config.json`` (a folder, the file, or its dict) in the released or in HF's spelling.
+        """Reads ``config.json`` (a folder, the file, or its dict) in the released or in HF's
+        spelling.
 
         Raises:
             ConfigError: the file is missing or not JSON, or the values exclude each other.

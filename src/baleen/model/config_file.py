@@ -1,8 +1,9 @@
-"""`config.json` <-> `ModelConfig`: the released spelling and transformers' own, read; released, written.
+"""`config.json` <-> `ModelConfig`: the released spelling and transformers' own, read; released,
+written.
 
-transformers renames some fields on save (`compress_ratios` becomes `layer_types` + `compress_rates`,
-`num_hash_layers` becomes `mlp_layer_types`, `rope_scaling` moves into `rope_parameters`); both are
-understood, so a folder saved by either side loads.
+transformers renames some fields on save (`compress_ratios` becomes `layer_types` +
+`compress_rates`, `num_hash_layers` becomes `mlp_layer_types`, `rope_scaling` moves into
+`rope_parameters`); both are understood, so a folder saved by either side loads.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _ratios(data: Mapping[str, Any]) -> tuple[int, ...]:
     if data.get("layer_types") is None:
         raise ConfigError(
             "neither compress_ratios nor layer_types is given",
-            remedy="without a schedule the released models cannot be told apart; add compress_ratios",
+            remedy="add compress_ratios; without it the released models look alike",
         )
     rates = {LayerKind.CSA.value: CSA_RATIO, LayerKind.HCA.value: 128, LayerKind.SWA.value: 0}
     rates.update(data.get("compress_rates") or {})

@@ -72,7 +72,8 @@ def collapse(x_BTNd: Tensor, pre_BTN: Tensor) -> Tensor:
 def expand(y_BTd: Tensor, x_BTNd: Tensor, mixing: Mixing) -> Tensor:
     """X_new[k] = post[k] y + sum_j comb[j, k] X[j].
 
-    The sum runs over comb's *first* index. The other one also gives plausible text, and wrong logits.
+    The sum runs over comb's *first* index. The other one also gives plausible text, and wrong
+    logits.
     """
     # plain multiply-adds: a batched product of thousands of N x N matrices costs several times more
     new_BTNd = mixing.post_BTN.unsqueeze(-1) * y_BTd.float().unsqueeze(-2)

@@ -42,7 +42,8 @@ class Indexer(nn.Module):
 
     def _score(self, q_BTHc: Tensor, weights_BTH: Tensor, keys_BcM: Tensor) -> Tensor:
         dots = (q_BTHc.flatten(1, 2) @ keys_BcM).unflatten(1, (-1, self.heads)).relu()
-        return (weights_BTH.unsqueeze(-2) @ dots).squeeze(-2)
+        scores: Tensor = (weights_BTH.unsqueeze(-2) @ dots).squeeze(-2)
+        return scores
 
     def choose(self, scores_BTM: Tensor, visible_BTM: Tensor) -> Tensor:
         """The `topk` best visible blocks as a bool mask [B, T, M].

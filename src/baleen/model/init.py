@@ -19,7 +19,9 @@ def initialize(model: Transformer, seed: int) -> Transformer:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             leaf = name.rsplit(".", 1)[-1]
-            if (leaf in ("weight", "w1", "w2", "w3", "fn") and parameter.dim() > 1) or leaf == "ape":
+            if (
+                leaf in ("weight", "w1", "w2", "w3", "fn") and parameter.dim() > 1
+            ) or leaf == "ape":
                 parameter.normal_(0.0, std, generator=generator)
             elif leaf in ("weight", "scale"):
                 nn.init.ones_(parameter)

@@ -22,7 +22,7 @@ def rms_normalize(x: Tensor, eps: float) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """w * x / sqrt(mean(x^2) + eps), all in fp32 including the weight product, one cast at the end."""
+    """w * x / sqrt(mean(x^2) + eps), in fp32 including the weight product; one cast at the end."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Mixture of experts: hash-routed in the first layers, score-routed without auxiliary loss above.
 
-Source: DeepSeek-V4 report section 2; released inference code (clamped SwiGLU, sqrt-softplus scores).
+Source: DeepSeek-V4 report section 2; released inference code (clamped SwiGLU, sqrt-softplus
+scores).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Routing(NamedTuple):
 
 
 class Gate(nn.Module):
-    """Scores s = sqrt(softplus(x W)); the bias takes part in the choice only, never in the weights."""
+    """Scores s = sqrt(softplus(x W)); the bias takes part in the choice, never in the weights."""
 
     def __init__(self, config: ModelConfig, hashed: bool) -> None:
         super().__init__()

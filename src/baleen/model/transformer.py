@@ -1,4 +1,6 @@
-"""The whole network: embedding, layers under mHC, head. One forward for training, prefill and decode."""
+"""The whole network: embedding, layers under mHC, head. One forward for training, prefill and
+decode.
+"""
 
 from __future__ import annotations
 
@@ -121,9 +123,9 @@ class Transformer(nn.Module):
         """Logits fp32 [B, T or kept, V] of the tokens that follow each of `ids_BT`.
 
         `state` holds what came before and takes these tokens in; without one the call starts at
-        position 0. `counts_B` tells how many tokens of each row are real, the rest is padding on the
-        right, which changes nothing and whose logits mean nothing. `logits_to_keep` keeps the last
-        so many columns.
+        position 0. `counts_B` tells how many tokens of each row are real, the rest is padding on
+        the right, which changes nothing and whose logits mean nothing. `logits_to_keep` keeps the
+        last so many columns.
         """
         hidden = self.hidden(ids_BT, state, counts_B, trace)
         if logits_to_keep is not None:

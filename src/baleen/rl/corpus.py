@@ -1,8 +1,8 @@
 """Solutions as token sequences: what the policy writes is trained on, what it reads is not.
 
-The conversation goes through the same encoder that serves it, so training sees the prompts of a run.
-All episodes begin with the same tokens (system line, Tools block, user token); that shared prefix is
-kept once, see `EpisodeEncoder.prefix`.
+The conversation goes through the same encoder that serves it, so training sees the prompts of a
+run. All episodes begin with the same tokens (system line, Tools block, user token); that shared
+prefix is kept once, see `EpisodeEncoder.prefix`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from baleen.agent.prompt import NANO
 from baleen.protocol import Encoder
+from baleen.protocol.tokens import ASSISTANT, EOS, THINK_OPEN, USER
 from baleen.rl.tasks import Call, Task, Trace
 
 IGNORED = -100
@@ -64,18 +65,28 @@ class EpisodeEncoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.encoder = Encoder(revision=NANO.revision)
-        self.eos = tokenizer.token_to_id("<｜end▁of▁sentence｜>")
-        self.think = tokenizer.token_to_id("<think>")
-        self.assistant = tokenizer.token_to_id("<｜Assistant｜>")
-        user = tokenizer.token_to_id("<｜User｜>")
+        self.tools = list(NANO.tools)
+        self.eos, self.think, self.assistant, user = (
+            int(tokenizer.token_to_id(token)) for token in (EOS, THINK_OPEN, ASSISTANT, USER)
+        )
         start = self.prompt_ids(NANO.messages("?"))
         self.prefix: list[int] = start[: start.index(user) + 1]
         """What every prompt begins with, up to and including the user token."""
 
     def prompt_ids(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """Prompt for the next turn of the policy."""
-        prompt = self.encoder.encode(messages, tools=list(NANO.tools), effort=NANO.effort)
+        prompt = self.encoder.encode(messages, tools=self.tools, effort=NANO.effort)
         return list(prompt.token_ids(self.tokenizer))
+
+    def reply_ids(self, output: str) -> list[int]:
+        """What the policy is fed after a call: the output as a message, and a new turn's opening.
+
+        These ids do not depend on what came before, because a turn ends with the end-of-sentence
+        token and nothing else contains it.
+        """
+        messages = [*NANO.messages("?"), *_turn(0, Call("", "", output))]
+        ids = self.prompt_ids(messages)
+        return ids[len(ids) - ids[::-1].index(self.eos) :]
 
     def question_ids(self, question: str) -> list[int]:
         """The first prompt of an episode, behind the prefix."""

@@ -22,8 +22,8 @@ def forward_behind_prefix(
 ) -> list[Tensor]:
     """Hidden vectors [B, T, d] of batches whose rows all continue one prefix.
 
-    The prefix goes through the model once and its state is forked for every row. Gradients flow back
-    through the fork, so this equals training on whole sequences at a third of the cost.
+    The prefix goes through the model once and its state is forked for every row. Gradients flow
+    back through the fork, so this equals training on whole sequences at a third of the cost.
     """
     state = model.new_state(1)
     model.hidden(torch.tensor([prefix]), state)
@@ -54,7 +54,7 @@ def balance_experts(model: Transformer, traces: Sequence[Trace]) -> None:
         if bias is not None:
             chosen = [trace.routings[block.layer].experts_LK.flatten() for trace in traces]
             load = total(torch.bincount(torch.cat(chosen), minlength=len(bias)).float())
-            bias += BALANCE_SPEED * torch.sign(load.mean() - load)
+            bias.add_(torch.sign(load.mean() - load), alpha=BALANCE_SPEED)
 
 
 def set_selection(model: Transformer, sparse: bool) -> None:

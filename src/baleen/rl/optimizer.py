@@ -1,8 +1,8 @@
 """Muon for matrices, AdamW for the rest, in the split of the V4 report.
 
-AdamW: embedding, head, norms, mHC bases and scales, attention sinks, position biases of compressors.
-Muon: every other matrix, each expert on its own. Source: DeepSeek-V4 report section 4; Muon by
-Jordan et al. (2024), update scaled to RMS 0.18 as in arXiv 2502.16982.
+AdamW: embedding, head, norms, mHC bases and scales, attention sinks, position biases of
+compressors. Muon: every other matrix, each expert on its own. Source: DeepSeek-V4 report section 4;
+Muon by Jordan et al. (2024), update scaled to RMS 0.18 as in arXiv 2502.16982.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def orthogonalize(matrices_Bnm: Tensor) -> Tensor:
     for a, b, c in NEWTON_SCHULZ:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(torch.optim.Optimizer):

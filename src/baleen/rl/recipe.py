@@ -1,4 +1,4 @@
-"""The recipe of the bundled checkpoint: sizes, tokenizer, stages. `make nano` runs it from nothing."""
+"""The recipe of the bundled checkpoint: its sizes and its tokenizer."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ NANO_CONFIG = ModelConfig(
 def make_tokenizer(path: Path) -> Tokenizer:
     """Trains the tokenizer on conversations of the training split and saves it.
 
-    The Tools block, which is the same in all, comes with one in ten of them: enough for its words to
-    become tokens, too little for them to crowd out the pieces of words that questions are made of.
+    The Tools block, which is the same in all, comes with one in ten of them: enough for its words
+    to become tokens, too little for them to crowd out the pieces of words that questions are made
+    of.
     """
     rng = random.Random(TOKENIZER_SEED)
     encoder = Encoder(revision=NANO.revision)

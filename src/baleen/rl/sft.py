@@ -157,12 +157,12 @@ class CurveLog:
             path.unlink(missing_ok=True)
 
     def write(self, step: int, stage: Stage, metrics: dict[str, float]) -> None:
-        row = {
+        row: dict[str, object] = {
             "step": step,
             "stage": stage.value,
             "elapsed_s": round(time.monotonic() - self.started, 1),
         }
-        row |= {name: round(value, 5) for name, value in metrics.items()}  # type: ignore[misc]
+        row |= {name: round(value, 5) for name, value in metrics.items()}
         fresh = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)

@@ -15,7 +15,7 @@ PATTERN = r' [a-z]+="[a-z]+"|[A-Za-z_]+|[0-9]| +|\n+|[^A-Za-z0-9_ ]+'
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: list[str]) -> Tokenizer:
-    """A tokenizer whose first ids are `special_tokens`, in order; `texts` must hold none of them."""
+    """A tokenizer whose first ids are `special_tokens`, in order; `texts` hold none of them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -1,7 +1,7 @@
 """Look-up: the value of a key in the one file of a folder that mentions a word.
 
-Solved in two commands: `grep -rliw WORD .` names the file, `grep -iw KEY FILE` shows the setting. Both
-print little, so the answer is read off a line and not searched in a page.
+Solved in two commands: `grep -rliw WORD .` names the file, `grep -iw KEY FILE` shows the setting.
+Both print little, so the answer is read off a line and not searched in a page.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def grep(word: str, text: str) -> str:
 
 
 def lookup_task(rng: random.Random, split: Split) -> Task:
-    """A fresh folder and question. In a few the word or the key is missing, and the answer says so."""
+    """A fresh folder and question. In a few, word or key is missing and the answer says so."""
     word, key = draw_word(rng, split), draw_key(rng, split)
     missing = rng.random()
     files, target, value = _folder(rng, split, word, key, has_key=not 0.03 < missing < 0.06)
     question = rng.choice(QUESTIONS).format(key=key, word=word)
     if missing < 0.03:
         del files[target]
-        calls = (find_call(key, word, NOTHING_FOUND),)
-        return _task(question, files, calls, f"No file has {word}.", f"No file mentions {word}.")
+        nothing = (find_call(key, word, NOTHING_FOUND),)
+        return _task(question, files, nothing, f"No file has {word}.", f"No file mentions {word}.")
     shown = f"./{target}"
     calls = (
         find_call(key, word, shown),
