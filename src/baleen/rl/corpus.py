@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from baleen.agent.prompt import NANO
+from baleen.errors import CheckpointError
 from baleen.protocol import Encoder
 from baleen.protocol.tokens import ASSISTANT, EOS, THINK_OPEN, USER
 from baleen.rl.tasks import Call, Task, Trace
@@ -59,6 +60,13 @@ def _turn(number: int, call: Call) -> list[dict[str, Any]]:
     ]
 
 
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    held: int | None = tokenizer.token_to_id(token)
+    if held is None:
+        raise CheckpointError(f"the tokenizer has no token {token!r}")
+    return held
+
+
 class EpisodeEncoder:
     """Conversations to tokens, under the prompt that the bundled checkpoint is served with."""
 
@@ -67,7 +75,7 @@ class EpisodeEncoder:
         self.encoder = Encoder(revision=NANO.revision)
         self.tools = list(NANO.tools)
         self.eos, self.think, self.assistant, user = (
-            int(tokenizer.token_to_id(token)) for token in (EOS, THINK_OPEN, ASSISTANT, USER)
+            _token_id(tokenizer, token) for token in (EOS, THINK_OPEN, ASSISTANT, USER)
         )
         start = self.prompt_ids(NANO.messages("?"))
         self.prefix: list[int] = start[: start.index(user) + 1]
