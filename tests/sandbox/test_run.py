@@ -77,10 +77,6 @@ async def test_an_endless_flood_ends_at_the_timeout_with_bounded_output(box: San
     assert (result.exit_code, result.timed_out, len(result.stdout)) == (124, True, 10_000)
 
 
-async def _alive(box: Sandbox, word: str) -> bool:
-    return (await box.run(["pgrep", "-f", word])).exit_code == 0
-
-
 @pytest.mark.parametrize(
     ("name", "line"),
     [
