@@ -24,8 +24,8 @@ def counted(word: str) -> list[str]:
 async def client(box_id: str, acks: Path) -> None:
     """Runs numbered commands for ever and notes each acknowledged one.
 
-    It begins after the last number noted, so the command that was under way when the last client was
-    killed is asked for again: the key decides whether it runs.
+    It begins after the last number noted, so the command that was under way when the last client
+    was killed is asked for again: the key decides whether it runs.
     """
     box = await Sandbox.attach(box_id)
     number = len(acks.read_text().split())

@@ -59,7 +59,7 @@ def footprint(home: Path) -> Footprint:
         mounts=Path("/proc/self/mounts").read_text().splitlines(),
         groups=[str(group) for group in groups],
         processes=_processes(home),
-        staged=os.listdir(home / "stage") if (home / "stage").exists() else [],
+        staged=[str(path) for path in (home / "stage").glob("*")],
     )
 
 
@@ -116,7 +116,10 @@ def host(home_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     monkeypatch.setenv("BALEEN_HOME", str(home_folder))
     before = footprint(home_folder)
     yield Home(home_folder)
-    asyncio.run(_reap_all())
+    monkeypatch.undo()
+    monkeypatch.setenv("BALEEN_HOME", str(home_folder))
+    if is_alive(edge_pid(home_folder)):
+        asyncio.run(_reap_all())
     stop_edge(home_folder)
     with contextlib.suppress(AssertionError):
         wait_until(lambda: footprint(home_folder) == before)
