@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from baleen.sandbox import HostError, Sandbox
-from baleen.sandbox.backends import check_offered
+from baleen.sandbox.backends import check_offered, is_privileged
+from baleen.sandbox.edge import POOL_SIZE
 from baleen.sandbox.home import Home
 from baleen.sandbox.spec import BoxSpec
 
@@ -25,6 +26,18 @@ def _why_not() -> str | None:
     except HostError as error:
         return str(error)
     return None
+
+
+def _privileged() -> bool:
+    try:
+        return is_privileged()
+    except HostError:
+        return False
+
+
+needs_privilege = pytest.mark.skipif(
+    not _privileged(), reason="needs root: ids and limits of the box's own"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -106,24 +119,52 @@ def stop_edge(home: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def home_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def home_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The BALEEN_HOME of all tests; when they are done, nothing of it may live on."""
+    home = tmp_path_factory.mktemp("home")
+    before = footprint(home)
+    yield home
+    stop_edge(home)
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: footprint(home) == before)
+    assert footprint(home) == before
+
+
+def _leftovers(home: Path, mounts_before: list[str]) -> dict[str, list[str]]:
+    """What a test left beyond the edge, its launcher and the launcher's spare cradles."""
+    now = footprint(home)
+    groups_of_spares = 3 * POOL_SIZE
+    own_processes = 2 + 2 * POOL_SIZE
+    return {
+        "mounts": [mount for mount in now.mounts if mount not in mounts_before],
+        "groups": now.groups if len(now.groups) > groups_of_spares else [],
+        "processes": now.processes if len(now.processes) > own_processes else [],
+        "staged": now.staged,
+        "sockets": [str(path) for path in home.glob("boxes/*/agent.sock")],
+    }
 
 
 @pytest.fixture
 def host(home_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An own BALEEN_HOME; afterwards no box, mount, group or process of the test may be left."""
     monkeypatch.setenv("BALEEN_HOME", str(home_folder))
-    before = footprint(home_folder)
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
     yield Home(home_folder)
     monkeypatch.undo()
     monkeypatch.setenv("BALEEN_HOME", str(home_folder))
     if is_alive(edge_pid(home_folder)):
         asyncio.run(_reap_all())
-    stop_edge(home_folder)
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: footprint(home_folder) == before)
-    assert footprint(home_folder) == before
+        wait_until(lambda: not any(_leftovers(home_folder, mounts).values()))
+    assert not any(_leftovers(home_folder, mounts).values()), _leftovers(home_folder, mounts)
+
+
+@pytest.fixture
+def own_edge(host: Home) -> Iterator[None]:
+    """For tests that change the edge's settings: it starts after them and ends with them."""
+    stop_edge(host.root)
+    yield
+    stop_edge(host.root)
 
 
 async def _reap_all() -> None:

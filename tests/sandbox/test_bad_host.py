@@ -73,8 +73,8 @@ def test_a_missing_controller_is_named_with_the_remedy(fresh: Path, controller: 
 
 @needs_root
 def test_without_any_namespaces_the_refusal_names_the_missing_right(fresh: Path) -> None:
-    prepare = 'exec unshare --user --map-root-user sh -c \'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"\' sh "$@"; true'
-    error = attempt(fresh, prepare)
+    forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
+    error = attempt(fresh, f'exec unshare -U -r sh -c \'{forbid}; exec "$@"\' sh "$@"; true')
     assert "HostError" in error
     assert "namespaces" in error
     assert "run as root" in error

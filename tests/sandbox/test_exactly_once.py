@@ -26,7 +26,7 @@ from baleen.sandbox.trajectory import Kind, read, verify
 from .client_server import COUNT, counted
 from .conftest import edge_pid, is_alive, kill_edge, wait_until
 
-KILL_FOR_S = float(os.environ.get("BALEEN_TEST_KILL_FOR_S", "25"))
+KILL_FOR_S = float(os.environ.get("BALEEN_TEST_KILL_FOR_S", "15"))
 
 
 async def executions(box: Sandbox) -> list[str]:
