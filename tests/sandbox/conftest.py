@@ -7,14 +7,15 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from baleen.sandbox import HostError, Sandbox
-from baleen.sandbox.backends import check_offered
+from baleen.sandbox.backends import check_offered, is_privileged
+from baleen.sandbox.edge import POOL_SIZE
 from baleen.sandbox.home import Home
 from baleen.sandbox.spec import BoxSpec
 
@@ -27,6 +28,18 @@ def _why_not() -> str | None:
     return None
 
 
+def _privileged() -> bool:
+    try:
+        return is_privileged()
+    except HostError:
+        return False
+
+
+needs_privilege = pytest.mark.skipif(
+    not _privileged(), reason="needs root: ids and limits of the box's own"
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = _why_not()
     for item in items:
@@ -37,32 +50,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Footprint(NamedTuple):
     """What boxes could leave behind on the host."""
 
-    mounts: int
-    groups: int
-    processes: int
-    stage: int
+    mounts: list[str]
+    groups: list[str]
+    processes: list[str]
+    staged: list[str]
 
 
-def _processes(home: Path) -> int:
-    """Processes whose environment or root belongs to this home: the edge, the zygote, boxes."""
-    count = 0
+def _processes(home: Path) -> list[str]:
+    """Processes whose environment names this home: the edge, the zygote, everything in boxes."""
+    found = []
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                environment = (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            count += f"BALEEN_HOME={home}\0".encode() in environment
-    return count
+        with contextlib.suppress(OSError):
+            if f"BALEEN_HOME={home}\0".encode() in (folder / "environ").read_bytes():
+                found.append(f"{folder.name} {(folder / 'cmdline').read_bytes()!r}")
+    return found
 
 
 def footprint(home: Path) -> Footprint:
-    groups = list(Path("/sys/fs/cgroup").rglob(f"{Home(home).group_name}/z*"))
+    groups = Path("/sys/fs/cgroup").rglob(f"{Home(home).group_name}/z*")
     return Footprint(
-        mounts=len(Path("/proc/self/mounts").read_text().splitlines()),
-        groups=len(groups),
+        mounts=Path("/proc/self/mounts").read_text().splitlines(),
+        groups=[str(group) for group in groups],
         processes=_processes(home),
-        stage=len(list((home / "stage").iterdir())) if (home / "stage").exists() else 0,
+        staged=[str(path) for path in (home / "stage").glob("*")],
     )
 
 
@@ -73,8 +83,7 @@ def edge_pid(home: Path) -> int | None:
         return None
 
 
-def wait_until(condition: object, timeout_s: float = 10) -> None:
-    assert callable(condition)
+def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, "waited in vain"
@@ -86,10 +95,12 @@ def kill_edge(home: Path) -> None:
     pid = edge_pid(home)
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not _alive(pid))
+    wait_until(lambda: not is_alive(pid))
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int | None) -> bool:
+    if pid is None:
+        return False
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # it may be this process's child
     try:
@@ -99,28 +110,61 @@ def _alive(pid: int) -> bool:
 
 
 def stop_edge(home: Path) -> None:
-    pid = edge_pid(home)
-    if pid is not None and _alive(pid):
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not _alive(pid))
+    """Ends the edge, and any that a killed client had started and that was only beginning."""
+    for process in _processes(home):
+        pid, command = process.split(" ", 1)
+        if "baleen.sandbox.edge" in command:
+            os.kill(int(pid), signal.SIGTERM)
+            wait_until(lambda pid=int(pid): not is_alive(pid))
 
 
 @pytest.fixture(scope="session")
-def home_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def home_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The BALEEN_HOME of all tests; when they are done, nothing of it may live on."""
+    home = tmp_path_factory.mktemp("home")
+    before = footprint(home)
+    yield home
+    stop_edge(home)
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: footprint(home) == before)
+    assert footprint(home) == before
+
+
+def _leftovers(home: Path, mounts_before: list[str]) -> dict[str, list[str]]:
+    """What a test left beyond the edge, its launcher and the launcher's spare cradles."""
+    now = footprint(home)
+    groups_of_spares = 3 * POOL_SIZE
+    own_processes = 2 + 2 * POOL_SIZE
+    return {
+        "mounts": [mount for mount in now.mounts if mount not in mounts_before],
+        "groups": now.groups if len(now.groups) > groups_of_spares else [],
+        "processes": now.processes if len(now.processes) > own_processes else [],
+        "staged": now.staged,
+        "sockets": [str(path) for path in home.glob("boxes/*/agent.sock")],
+    }
 
 
 @pytest.fixture
 def host(home_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """An own BALEEN_HOME; afterwards no box, mount, group or process of the test may be left."""
     monkeypatch.setenv("BALEEN_HOME", str(home_folder))
-    before = footprint(home_folder)
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
     yield Home(home_folder)
-    asyncio.run(_reap_all())
-    stop_edge(home_folder)
-    wait_until(lambda: footprint(home_folder)[:2] <= before[:2] and _processes(home_folder) == 0)
-    after = footprint(home_folder)
-    assert (after.mounts, after.groups, after.stage) == (before.mounts, before.groups, before.stage)
+    monkeypatch.undo()
+    monkeypatch.setenv("BALEEN_HOME", str(home_folder))
+    if is_alive(edge_pid(home_folder)):
+        asyncio.run(_reap_all())
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not any(_leftovers(home_folder, mounts).values()))
+    assert not any(_leftovers(home_folder, mounts).values()), _leftovers(home_folder, mounts)
+
+
+@pytest.fixture
+def own_edge(host: Home) -> Iterator[None]:
+    """For tests that change the edge's settings: it starts after them and ends with them."""
+    stop_edge(host.root)
+    yield
+    stop_edge(host.root)
 
 
 async def _reap_all() -> None:

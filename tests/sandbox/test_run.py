@@ -10,6 +10,8 @@ import pytest
 from baleen.errors import UsageError
 from baleen.sandbox import BoxGoneError, Sandbox
 
+from .conftest import needs_privilege
+
 
 async def test_streams_and_exit_code_come_back_apart(box: Sandbox) -> None:
     result = await box.run(["sh", "-c", "echo out; echo err >&2; exit 7"])
@@ -37,15 +39,22 @@ async def test_commands_that_do_not_exist_give_127_and_folders_126(box: Sandbox)
     assert (await box.run(["/etc"])).exit_code == 126
 
 
-async def test_environment_folder_stdin_and_user_are_the_callers(box: Sandbox) -> None:
+async def test_environment_folder_and_stdin_are_the_callers(box: Sandbox) -> None:
     result = await box.run(
-        ["sh", "-c", "cat; pwd; echo $WORD; id -u; echo $HOME"],
+        ["sh", "-c", "cat; pwd; echo $WORD; echo $HOME"],
         cwd="/usr",
         env={"WORD": "whale"},
         stdin="krill\n",
-        user="1000:1000",
     )
-    assert result.text.split() == ["krill", "/usr", "whale", "1000", "/home/user"]
+    assert result.text.split() == ["krill", "/usr", "whale", "/root"]
+
+
+@needs_privilege
+async def test_a_command_runs_as_any_user_of_the_box(box: Sandbox) -> None:
+    for user in ("1000:1000", "1000", "user"):
+        result = await box.run(["sh", "-c", "id -u; echo $HOME; touch /etc/x"], user=user)
+        assert result.text.split() == ["1000", "/home/user"]
+        assert b"Permission denied" in result.stderr
 
 
 async def test_an_unknown_user_or_folder_is_a_result_of_the_command(box: Sandbox) -> None:
@@ -75,10 +84,6 @@ async def test_output_beyond_the_cap_is_dropped_and_flagged(box: Sandbox) -> Non
 async def test_an_endless_flood_ends_at_the_timeout_with_bounded_output(box: Sandbox) -> None:
     result = await box.run(["yes"], timeout_s=0.5, max_output_bytes=10_000)
     assert (result.exit_code, result.timed_out, len(result.stdout)) == (124, True, 10_000)
-
-
-async def _alive(box: Sandbox, word: str) -> bool:
-    return (await box.run(["pgrep", "-f", word])).exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,8 @@ fn open_procs(dir: &str) -> Res<fs::File> {
     fs::OpenOptions::new().write(true).open(&path).named(format!("open {path}"))
 }
 
-fn map_only((uid, gid): (u32, u32)) -> Res<()> {
+/// Maps the caller, and nobody else, to root of the new user namespace.
+pub fn map_only((uid, gid): (u32, u32)) -> Res<()> {
     fs::write("/proc/self/setgroups", "deny").named("write setgroups")?;
     fs::write("/proc/self/uid_map", format!("0 {uid} 1")).named("write uid_map")?;
     fs::write("/proc/self/gid_map", format!("0 {gid} 1")).named("write gid_map")

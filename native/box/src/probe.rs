@@ -1,22 +1,26 @@
 //! What this kernel allows this user, tried for real in a throw-away child; one line `name=value` each.
 
+use crate::cradle::map_only;
 use crate::sys::*;
+use crate::zygote::new_range;
 use std::fs;
 use std::os::fd::AsRawFd;
 
+const FIRST_PROBED_ID: i64 = 0x7000_0000;
+
 pub fn main() -> i32 {
-    let root = unsafe { getuid() } == 0;
-    report("user_namespace", try_in_child(CLONE_NEWUSER, || Ok(())));
+    let ids = unsafe { (getuid(), getgid()) };
+    let privileged = privileged();
+    let root = privileged.is_ok();
+    let enter = move || if root { Ok(()) } else { map_only(ids) };
+    report("privileged", privileged);
     let flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
     let flags = if root { flags } else { flags | CLONE_NEWUSER };
-    report("namespaces", try_in_child(flags, || Ok(())));
-    report("mounts", try_in_child(flags, move || become_root(root).and_then(|()| mounts())));
-    report("overlay", try_in_child(flags, move || become_root(root).and_then(|()| overlay(root))));
-    report("proc", try_in_child(flags, move || {
-        become_root(root)?;
-        mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
-        mount_fs("proc", "/proc", "proc", 0, "")
-    }));
+    report("user_namespace", try_in_child(CLONE_NEWUSER, || Ok(())));
+    report("namespaces", try_in_child(flags, enter));
+    report("mounts", try_in_child(flags, move || enter().and_then(|()| mounts())));
+    report("overlay", try_in_child(flags, move || enter().and_then(|()| overlay(root))));
+    report("proc", try_in_child(flags, move || enter().and_then(|()| fresh_proc())));
     report("landlock", landlock());
     0
 }
@@ -28,12 +32,15 @@ fn report(name: &str, result: Res<()>) {
     }
 }
 
-fn become_root(already: bool) -> Res<()> {
-    if already {
-        return Ok(());
-    }
-    // Without a map the child is nobody, but it has every capability in its own namespace.
-    Ok(())
+/// Whether boxes can have id ranges of their own and mounts made from outside their user namespace.
+fn privileged() -> Res<()> {
+    try_in_child(CLONE_NEWNS | CLONE_NEWPID, || mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, ""))?;
+    new_range(FIRST_PROBED_ID).map(drop)
+}
+
+fn fresh_proc() -> Res<()> {
+    mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
+    mount_fs("proc", "/proc", "proc", 0, "")
 }
 
 fn mounts() -> Res<()> {

@@ -240,7 +240,7 @@ fn has_ended(process: &OwnedFd) -> bool {
 }
 
 /// A user namespace that maps 65,536 ids from `base`; a short-lived child creates it for us to hold.
-fn new_range(base: i64) -> Res<OwnedFd> {
+pub fn new_range(base: i64) -> Res<OwnedFd> {
     let (ours, theirs) = stream_pair()?;
     let pid = match clone_into(CLONE_NEWUSER)? {
         0 => {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ class Backend:
 
 @lru_cache(maxsize=1)
 def probe() -> dict[str, str]:
-    """Tries in a throw-away process what this kernel allows this user: name -> "ok" or the reason.
+    """Tries in a throw-away process what this user may do here: name -> "ok" or the reason.
 
     Raises:
         HostError: not Linux or no binary.
@@ -37,7 +36,12 @@ def probe() -> dict[str, str]:
     done = subprocess.run(
         [box_binary(), "probe"], capture_output=True, text=True, timeout=20, check=True
     )
-    return dict(line.split("=", 1) for line in done.stdout.splitlines())
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+
+
+def is_privileged() -> bool:
+    """Whether boxes get id ranges of their own; otherwise they map only the caller."""
+    return probe().get("privileged") == "ok"
 
 
 def backends() -> list[Backend]:
@@ -63,7 +67,7 @@ def _container() -> Backend:
     ]
     if failed:
         return Backend("container", False, "; ".join(failed))
-    root = os.geteuid() == 0
+    root = is_privileged()
     capabilities: dict[str, object] = {
         "privileged": root,
         "users": "65536 ids of its own" if root else "one id: the caller's",
@@ -115,5 +119,5 @@ def check_offered(spec: BoxSpec, network: str | Allowlist) -> None:
     if not container.available:
         raise HostError(
             f"this host cannot run containers: {container.reason}",
-            remedy="run as root, or set kernel.unprivileged_userns_clone=1",
+            remedy="run as root, or allow unprivileged user namespaces; see `baleen doctor`",
         )

@@ -87,7 +87,7 @@ def find_groups(name: str, *, required: bool, root: Path = Path("/sys/fs/cgroup"
     Raises:
         HostError: a controller is missing and ``required`` (the edge runs as root).
     """
-    own = _own_paths(Path("/proc/self/cgroup").read_text())
+    own = own_paths(Path("/proc/self/cgroup").read_text())
     groups = _find_v1(root, own, name) or _find_v2(root, own, name)
     if required and groups.missing:
         raise HostError(
@@ -97,7 +97,7 @@ def find_groups(name: str, *, required: bool, root: Path = Path("/sys/fs/cgroup"
     return groups
 
 
-def _own_paths(text: str) -> dict[str, str]:
+def own_paths(text: str) -> dict[str, str]:
     """Controller -> own path; the v2 hierarchy has the empty name."""
     paths = {}
     for line in text.splitlines():
@@ -112,9 +112,9 @@ def _find_v1(root: Path, own: dict[str, str], name: str) -> Groups | None:
     parents = []
     missing = []
     for controller in NEEDED:
-        parent = root / controller / own.get(controller, "/").lstrip("/") / name
-        if controller in own and _make(parent):
-            parents.append(parent)
+        base = root / controller / own.get(controller, "/").lstrip("/")
+        if (base / "cgroup.procs").exists() and _make(base / name):
+            parents.append(base / name)
         else:
             missing.append(controller)
     return Groups(1, tuple(parents), tuple(missing))

@@ -8,6 +8,7 @@ again.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import subprocess
@@ -117,28 +118,26 @@ class EdgeClient:
         raise _Disconnected
 
     async def _reach(self) -> socket.socket:
-        """Connects, starting the edge if there is none."""
+        """Connects, starting the edge if there is none; of many clients only one starts it."""
         sock = _try_connect(self._home.socket)
         if sock is not None:
             return sock
         box_binary()
-        process = _start_edge(self._home)
+        self._home.prepare()
         give_up_at = time.monotonic() + START_TIMEOUT_S
-        while True:
-            sock = _try_connect(self._home.socket)
-            if sock is not None:
-                return sock
-            code = process.poll()
-            if code not in (None, 0):
-                raise _start_failure(self._home)
-            if time.monotonic() > give_up_at:
-                raise EdgeError(
-                    f"no edge answers at {self._home.socket} after {START_TIMEOUT_S} s",
-                    remedy=f"look into {self._home.log}",
-                )
-            if code == 0:  # another client's edge holds the lock; it may just be going
-                process = _start_edge(self._home)
-            await asyncio.sleep(0.005)
+        with self._home.start_lock.open("w") as lock:
+            starter = _Starter(self._home, lock.fileno())
+            while True:
+                sock = _try_connect(self._home.socket)
+                if sock is not None:
+                    return sock
+                starter.see_to_it()
+                if time.monotonic() > give_up_at:
+                    raise EdgeError(
+                        f"no edge answers at {self._home.socket} after {START_TIMEOUT_S} s",
+                        remedy=f"look into {self._home.log}",
+                    )
+                await asyncio.sleep(0.005)
 
     def _receive(self, message: Message) -> None:
         request = self._requests.get(message["id"])
@@ -183,8 +182,33 @@ def _try_connect(path: Path) -> socket.socket | None:
     return sock
 
 
+class _Starter:
+    """Starts the edge while it holds the lock on starting, again if the edge ended at once."""
+
+    def __init__(self, home: Home, lock: int) -> None:
+        self._home = home
+        self._lock = lock
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def see_to_it(self) -> None:
+        """Starts the edge if nobody does.
+
+        Raises:
+            SandboxError: it was started and refused; the reason is its own.
+        """
+        if self._process is None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+        code = 0 if self._process is None else self._process.poll()
+        if code == 0:  # none yet, or another edge, perhaps just going, was there
+            self._process = _start_edge(self._home)
+        elif code is not None:
+            raise _start_failure(self._home)
+
+
 def _start_edge(home: Home) -> subprocess.Popen[bytes]:
-    home.prepare()
     # The edge runs this very package, wherever the caller imported it from.
     source = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "BALEEN_HOME": str(home.root)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .backends import probe
 from .binary import box_binary
-from .cgroups import NEEDED, _own_paths
+from .cgroups import NEEDED, own_paths
 from .errors import HostError
 from .home import Home
 
@@ -33,7 +33,7 @@ def checks() -> list[Check]:
     found = [_linux()]
     if not found[0].ok:
         return found
-    found += [_binary(), _rights()]
+    found.append(_binary())
     if found[1].ok:
         found += _probed()
     found += [_controllers(), _erofs(), _seccomp(), _kvm(), _disk()]
@@ -57,19 +57,9 @@ def _binary() -> Check:
         return Check("binary", False, error.message, error.remedy)
 
 
-def _rights() -> Check:
-    if os.geteuid() == 0:
-        return Check("rights", True, "root: id-mapped images, 65536 ids per box, all limits", None)
-    return Check(
-        "rights",
-        True,
-        "ordinary user: boxes map one id; limits only with cgroup v2 delegation",
-        None,
-    )
-
-
 def _probed() -> list[Check]:
     remedies = {
+        "privileged": "not needed; as root boxes have 65536 ids of their own and all limits",
         "user_namespace": "sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0",
         "namespaces": "run as root, or allow unprivileged user namespaces",
         "mounts": "run as root, or allow mounts in user namespaces (AppArmor, container profile)",
@@ -89,21 +79,24 @@ def _probed() -> list[Check]:
 
 def _controllers() -> Check:
     root = Path("/sys/fs/cgroup")
-    own = _own_paths(Path("/proc/self/cgroup").read_text())
+    own = own_paths(Path("/proc/self/cgroup").read_text())
     v1 = [c for c in NEEDED if (root / c / "cgroup.procs").exists()]
     if v1:
-        missing = [c for c in NEEDED if c not in v1]
-        return _controller_check(1, missing)
+        places = {c: root / c / own.get(c, "/").lstrip("/") for c in NEEDED}
+        return _controller_check(1, [c for c in NEEDED if not os.access(places[c], os.W_OK)])
     listed = root / own.get("", "/").lstrip("/") / "cgroup.controllers"
     offered = listed.read_text().split() if listed.exists() else []
-    return _controller_check(2, [c for c in NEEDED if c not in offered])
+    writable = os.access(listed.parent, os.W_OK)
+    return _controller_check(2, [c for c in NEEDED if c not in offered or not writable])
 
 
 def _controller_check(version: int, missing: list[str]) -> Check:
     if not missing:
         return Check("cgroups", True, f"v{version}: {', '.join(NEEDED)}", None)
     remedy = "mount or delegate them; BALEEN_SANDBOX_LIMITS=off runs without limits"
-    return Check("cgroups", False, f"v{version} lacks {', '.join(missing)}", remedy)
+    return Check(
+        "cgroups", False, f"v{version}: {', '.join(missing)} not usable by this user", remedy
+    )
 
 
 def _erofs() -> Check:
@@ -148,7 +141,8 @@ def _used(found: list[Check]) -> Check:
     failed = [check.name for check in found if check.name in needed and not check.ok]
     if failed:
         return Check("will use", False, f"no sandbox: {', '.join(failed)}", "see above")
-    root = "as root" if os.geteuid() == 0 else "as an ordinary user"
+    privileged = next(check.ok for check in found if check.name == "privileged")
+    root = "as root" if privileged else "as an ordinary user"
     limited = next(check.ok for check in found if check.name == "cgroups")
     return Check(
         "will use", True, f"container {root}, {'limits' if limited else 'no limits'}", None

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from baleen.errors import SandboxError
 
+from .backends import is_privileged
 from .binary import box_binary
 from .cgroups import NEEDED, Groups, find_groups
 from .home import Home
@@ -77,17 +78,19 @@ class Edge:
     async def _start_registry(self) -> Registry:
         binary = box_binary()
         self._home.prepare()
-        root = os.geteuid() == 0
+        privileged = is_privileged()
         groups = Groups(0, (), NEEDED)
         if self._settings.limits:
-            groups = find_groups(self._home.group_name, required=root)
+            groups = find_groups(self._home.group_name, required=privileged)
         launcher = await Launcher.start(
             binary,
-            privileged=root,
+            privileged=privileged,
             group_parents=groups.parents,
             pool_size=self._settings.pool_size,
         )
-        registry = Registry(self._home, groups, launcher, max_boxes=self._settings.max_boxes)
+        registry = Registry(
+            self._home, groups, launcher, privileged=privileged, max_boxes=self._settings.max_boxes
+        )
         await registry.recover()
         return registry
 

@@ -41,6 +41,10 @@ class Home:
         return self.root / "edge.lock"
 
     @property
+    def start_lock(self) -> Path:
+        return self.root / "edge.start"
+
+    @property
     def log(self) -> Path:
         return self.root / "edge.log"
 

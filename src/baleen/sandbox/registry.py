@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -33,12 +32,16 @@ ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
 TOMBSTONES_KEPT = 1_000
+RLIMIT_NPROC = 6
+OWN_PROCESSES = 8
 
 
 class Registry:
     """Boxes by id. Every method is called from the edge's one event loop."""
 
-    def __init__(self, home: Home, groups: Groups, launcher: Launcher, *, max_boxes: int) -> None:
+    def __init__(
+        self, home: Home, groups: Groups, launcher: Launcher, *, privileged: bool, max_boxes: int
+    ) -> None:
         self.home = home
         self.groups = groups
         self.max_boxes = max_boxes
@@ -48,7 +51,7 @@ class Registry:
         self._removing: dict[str, asyncio.Task[None]] = {}
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
         self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
-        self.privileged = os.geteuid() == 0
+        self.privileged = privileged
 
     @property
     def boxes(self) -> list[Box]:
@@ -156,11 +159,18 @@ class Registry:
             "disk_bytes": spec.disk_mb << 20,
             "shm_bytes": min(64 << 20, spec.memory_mb << 19),
             "limits": [list(pair) for pair in self.groups.limits(spec)],
-            "rlimits": [list(pair) for pair in resource_limits(spec)],
+            "rlimits": [list(pair) for pair in self._rlimits(spec)],
             "id_base": FIRST_ID + box.slot * IDS_PER_BOX if self.privileged else None,
             "own_network": True,
             "orphan_ttl_s": int(spec.ttl_idle_s) + ORPHAN_EXTRA_S,
         }
+
+    def _rlimits(self, spec: BoxSpec) -> list[tuple[int, int]]:
+        limits = resource_limits(spec)
+        if "pids" in self.groups.missing:
+            # Counted per user namespace, so it holds for this box alone; its own processes are few.
+            limits.append((RLIMIT_NPROC, spec.pids + OWN_PROCESSES))
+        return limits
 
     def _write_state(self, box: Box, state: str) -> None:
         data = {

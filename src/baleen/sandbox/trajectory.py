@@ -34,6 +34,7 @@ VERSION = 1
 INLINE_BYTES = 64 << 10
 _HEADER = struct.Struct("<II")
 _GENESIS = bytes(32)
+_ARRAY_OF_SEVEN = 0x97
 
 
 class Kind(StrEnum):
@@ -167,8 +168,9 @@ class Log:
 
     def read_at(self, offset: int) -> Record:
         """Reads the record that begins at ``offset``."""
-        length, crc = _HEADER.unpack(os.pread(self._fd, _HEADER.size, offset))
-        body = os.pread(self._fd, length, offset + _HEADER.size)
+        with self.path.open("rb") as file:  # the log may be closed for writing already
+            length, crc = _HEADER.unpack(os.pread(file.fileno(), _HEADER.size, offset))
+            body = os.pread(file.fileno(), length, offset + _HEADER.size)
         if zlib.crc32(body) != crc:
             raise TrajectoryError(f"{self.path}: damaged record at byte {offset}")
         return _decode(body, offset)[0]
@@ -292,12 +294,12 @@ def _whole_record(data: bytes, offset: int) -> int | None:
 
 
 def _any_record_after(data: bytes, offset: int) -> bool:
-    """Whether a whole record follows the damaged one, going by the damaged one's length."""
-    if len(data) - offset < _HEADER.size:
-        return False
-    length, _ = _HEADER.unpack_from(data, offset)
-    following = offset + _HEADER.size + length
-    return following < len(data) and _whole_record(data, following) is not None
+    """Whether a whole record follows somewhere: then the damage is not a torn end."""
+    for start in range(offset + 1, len(data) - _HEADER.size):
+        # Every body begins with MessagePack's array of seven: cheap to test before the checksum.
+        if data[start + _HEADER.size] == _ARRAY_OF_SEVEN and _whole_record(data, start) is not None:
+            return True
+    return False
 
 
 def _decode(body: bytes, offset: int) -> tuple[Record, bytes]:

@@ -1,0 +1,221 @@
+"""Keys, divergence, and death at any moment of client, edge, or box: nothing runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from baleen.sandbox import (
+    BoxGoneError,
+    DivergenceError,
+    InDoubtError,
+    RunResult,
+    Sandbox,
+)
+from baleen.sandbox.home import Home
+from baleen.sandbox.trajectory import Kind, read, verify
+
+from .client_server import COUNT, counted
+from .conftest import edge_pid, is_alive, kill_edge, wait_until
+
+KILL_FOR_S = float(os.environ.get("BALEEN_TEST_KILL_FOR_S", "15"))
+
+
+async def executions(box: Sandbox) -> list[str]:
+    return (await box.run(["cat", "/tmp/count"])).text.split()
+
+
+async def test_the_same_key_gives_the_recorded_result_without_running(box: Sandbox) -> None:
+    first = await box.run(counted("a"), key="step-1")
+    again = await box.run(counted("a"), key="step-1")
+    assert not first.replayed
+    assert again.replayed
+    assert again == RunResult(**{**first.to_wire(), "replayed": True})
+    assert await executions(box) == ["a"]
+
+
+async def test_the_same_key_with_other_arguments_is_an_error(box: Sandbox) -> None:
+    await box.run(counted("a"), key="k", env={"A": "1"})
+    for argv, options in (
+        (counted("b"), {"env": {"A": "1"}}),
+        (counted("a"), {"env": {"A": "2"}}),
+        (counted("a"), {}),
+    ):
+        with pytest.raises(DivergenceError, match="'k'"):
+            await box.run(argv, key="k", **options)
+    assert await executions(box) == ["a"]
+
+
+async def test_without_a_key_every_call_runs(box: Sandbox) -> None:
+    for _ in range(3):
+        await box.run(counted("a"))
+    assert await executions(box) == ["a"] * 3
+
+
+async def test_two_callers_with_one_key_share_one_execution(box: Sandbox) -> None:
+    other = await Sandbox.attach(box.id)
+    results = await asyncio.gather(*(b.run(counted("a"), key="k") for b in (box, other, box)))
+    assert {r.stdout for r in results} == {b"1\n"}
+    assert sorted(r.replayed for r in results) == [False, True, True]
+    assert await executions(box) == ["a"]
+    await other.detach()
+
+
+async def test_long_output_is_replayed_whole_from_its_blob(box: Sandbox) -> None:
+    line = "head -c 3000000 /dev/urandom; head -c 200000 /dev/urandom >&2"
+    first = await box.run(["sh", "-c", line], key="k")
+    again = await box.run(["sh", "-c", line], key="k")
+    assert (first.stdout, first.stderr) == (again.stdout, again.stderr)
+    assert len(first.stdout) == 3_000_000
+    await box.detach()
+    assert verify(box.trajectory) == 3
+
+
+async def test_the_log_holds_intent_before_result_and_says_why_the_box_ended(
+    host: Home, tmp_path: Path
+) -> None:
+    path = tmp_path / "run" / "sandbox.log"
+    async with await Sandbox.create(trajectory=path, job="j") as box:
+        await box.run(["echo", "hi"], key="k")
+        assert box.trajectory == path
+    kinds = [(record.kind, record.key) for record in read(path)]
+    assert kinds == [(Kind.OPEN, None), (Kind.INTENT, "k"), (Kind.RESULT, "k"), (Kind.CLOSE, None)]
+    assert verify(path) == 4
+
+
+async def test_a_box_survives_the_death_of_its_edge(box: Sandbox, host: Home) -> None:
+    await box.run(counted("a"), key="1")
+    await box.shell("sleep 1000 & echo kept > /tmp/kept")
+    old = edge_pid(host.root)
+    kill_edge(host.root)
+    assert (await box.run(counted("a"), key="1")).replayed
+    assert (await box.run(counted("b"), key="2")).text == "2\n"
+    assert edge_pid(host.root) != old
+    assert (await box.run(["pgrep", "sleep"])).exit_code == 0
+    assert (await box.run(["cat", "/tmp/kept"])).text == "kept\n"
+
+
+async def test_a_command_outlives_the_edge_and_its_result_is_collected(
+    box: Sandbox, host: Home
+) -> None:
+    running = asyncio.create_task(box.run(["sh", "-c", f"sleep 1; {COUNT}", "x", "a"], key="k"))
+    await asyncio.sleep(0.4)
+    kill_edge(host.root)
+    assert (await running).text == "1\n"
+    assert await executions(box) == ["a"]
+
+
+async def test_the_result_of_a_command_that_ended_while_no_edge_lived_is_kept(
+    box: Sandbox, host: Home
+) -> None:
+    running = asyncio.create_task(box.run(["sh", "-c", f"sleep 0.6; {COUNT}", "x", "a"], key="k"))
+    await asyncio.sleep(0.3)
+    os.kill(edge_pid(host.root) or 0, signal.SIGSTOP)
+    await asyncio.sleep(0.8)
+    kill_edge(host.root)
+    assert (await running).text == "1\n"
+    assert await executions(box) == ["a"]
+
+
+async def test_a_command_whose_box_died_is_in_doubt_and_never_run_again(host: Home) -> None:
+    box = await Sandbox.create()
+    first = asyncio.create_task(box.run(["sleep", "60"], key="k"))
+    await asyncio.sleep(0.3)
+    (row,) = await Sandbox.list()
+    os.kill(row["pid"], signal.SIGKILL)
+    with pytest.raises(InDoubtError):
+        await first
+    with pytest.raises(InDoubtError, match="may or may not"):
+        await box.run(["sleep", "60"], key="k")
+    with pytest.raises(BoxGoneError) as caught:
+        await box.run(["true"])
+    assert caught.value.cause == "node-lost"
+    await box.detach()
+
+
+async def test_recorded_results_outlive_the_box(host: Home) -> None:
+    box = await Sandbox.create()
+    await box.run(counted("a"), key="k")
+    (row,) = await Sandbox.list()
+    os.kill(row["pid"], signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{row['pid']}").exists())
+    assert (await box.run(counted("a"), key="k")).replayed
+    kill_edge(host.root)
+    assert (await box.run(counted("a"), key="k")).replayed
+    await box.detach()
+
+
+NUM_BOXES = 4
+
+
+class Clients:
+    """Client processes, one per box."""
+
+    def __init__(self, boxes: list[Sandbox], folder: Path) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("client_server.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._jobs = [(box.id, folder / box.id) for box in boxes]
+        for _, acks in self._jobs:
+            acks.touch()
+        self._pids = [self._start(job) for job in self._jobs]
+
+    def _start(self, job: tuple[str, Path]) -> int:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(f"{job[0]} {job[1]}\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def kill(self, index: int, *, restart: bool = True) -> None:
+        os.kill(self._pids[index], signal.SIGKILL)
+        wait_until(lambda: not is_alive(self._pids[index]))
+        if restart:
+            self._pids[index] = self._start(self._jobs[index])
+
+    def acknowledged(self) -> list[int]:
+        return [len(acks.read_text().split()) for _, acks in self._jobs]
+
+    def stop(self) -> None:
+        for index in range(len(self._jobs)):
+            self.kill(index, restart=False)
+        self._server.communicate()
+
+
+async def test_kills_at_random_moments_leave_every_command_run_exactly_once(
+    host: Home, tmp_path: Path
+) -> None:
+    """kill -9 of clients and edge, again and again, while every command appends to a file."""
+    chance = random.Random(7)
+    boxes = [await Sandbox.create(ttl_idle_s=300) for _ in range(NUM_BOXES)]
+    clients = Clients(boxes, tmp_path)
+    kills = {"client": 0, "edge": 0}
+    give_up_at = time.monotonic() + KILL_FOR_S
+    while time.monotonic() < give_up_at and sum(kills.values()) < 200:
+        time.sleep(0.02 + chance.random() * 0.2)
+        if chance.random() < 0.5 and is_alive(edge_pid(host.root)):
+            kill_edge(host.root)
+            kills["edge"] += 1
+        else:
+            clients.kill(chance.randrange(NUM_BOXES))
+            kills["client"] += 1
+    clients.stop()
+    for box, acknowledged in zip(boxes, clients.acknowledged(), strict=True):
+        # Whatever was under way is finished by asking for it once more.
+        await box.run(counted(str(acknowledged)), key=f"step-{acknowledged}")
+        assert await executions(box) == [str(number) for number in range(acknowledged + 1)]
+        await box.close()
+        assert verify(box.trajectory) >= 2 * acknowledged
+    print(f"kills {kills}, commands {sum(clients.acknowledged())}")
+    assert min(clients.acknowledged()) > 0

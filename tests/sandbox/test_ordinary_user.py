@@ -1,0 +1,94 @@
+"""The core suite again as an ordinary user: one mapped id, no limits, otherwise the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from baleen.sandbox.binary import box_binary
+
+UID = 54_321
+TESTS = Path(__file__).parent
+
+
+def _usable(python: str) -> bool:
+    """Whether that user may run this interpreter and it is of this version."""
+    version = "import sys; print(sys.version_info[:2])"
+    done = subprocess.run(
+        [*_as_user(), python, "-c", version], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() == str(sys.version_info[:2])
+
+
+def _as_user() -> list[str]:
+    return ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "env"]
+
+
+def _python() -> str:
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("becomes an ordinary user: needs root and setpriv")
+    for python in (sys.executable, "/usr/bin/python3"):
+        if _usable(python):
+            return python
+    pytest.skip(f"no Python {sys.version_info[:2]} that an ordinary user may run")
+
+
+CHOSEN = [
+    ("test_run.py", "exit_code or timeout and not bomb or survives or background_children"),
+    ("test_exactly_once.py", "same_key or box_survives or box_died"),
+    ("test_box.py", "host_image or read_only or loopback or pids or disk"),
+]
+
+
+@pytest.mark.parametrize(("file", "chosen"), CHOSEN)
+def test_the_core_suite_passes_as_an_ordinary_user(file: str, chosen: str) -> None:
+    python = _python()
+    home = Path("/tmp", f"baleen-user-{os.getpid()}")
+    home.mkdir(mode=0o700)
+    binary = home / "baleen-box"
+    shutil.copy(box_binary(), binary)
+    for path in (home, binary):
+        os.chown(path, UID, UID)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "BALEEN_SANDBOX_BINARY": str(binary),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    try:
+        done = subprocess.run(
+            [
+                *_as_user(),
+                "-i",
+                *(f"{k}={v}" for k, v in environment.items()),
+                python,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--basetemp",
+                str(home / "t"),
+                "-c",
+                str(TESTS.parents[1] / "pyproject.toml"),
+                "-k",
+                chosen,
+                str(TESTS / file),
+            ],
+            capture_output=True,
+            text=True,
+            cwd=home,
+            timeout=150,
+            check=False,
+        )
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "passed" in done.stdout
+    assert "failed" not in done.stdout
