@@ -12,6 +12,7 @@ from baleen.protocol.layout import (
     write_reminder,
     write_response_format,
     write_suffixes,
+    write_text,
     write_user,
 )
 from baleen.protocol.markup import write_block_opener, write_calls, write_tools
@@ -63,7 +64,7 @@ def _write_turn(
     else:
         if turn.role is Role.DEVELOPER:
             out.special(tokens.USER)
-        out.text(turn.content)
+        write_text(out, turn.content, turn.images)
         if previous is None:
             write_suffixes(out, layout)
         _write_own_suffixes(out, turn, layout)

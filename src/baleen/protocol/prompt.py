@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from baleen.protocol.parser import Parser
 from baleen.protocol.segments import Segment
 from baleen.protocol.tokenizing import encoder_for
+from baleen.protocol.tool_choice import ChoiceMode, ToolChoice
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,7 @@ class Prompt:
     """Tool definitions as given; they type the arguments of the answer."""
     start: str | None = None
     """Where the answer continues: reasoning, content, calls; None for the start of a turn."""
-    calls: bool = True
-    """False when the request forbids calls."""
-    tool_choice: Any = "auto"
+    choice: ToolChoice = field(default_factory=ToolChoice)
 
     @cached_property
     def text(self) -> str:
@@ -46,7 +45,7 @@ class Prompt:
             tools=self.tools,
             thinking=self.thinking,
             start=self.start,
-            calls=self.calls,
+            calls=self.choice.mode is not ChoiceMode.NONE,
             repair=repair,
             tokenizer=tokenizer,
         )
