@@ -20,7 +20,10 @@ _IMAGE_PARTS: Final = ("image_url", "image", "file")
 
 
 def read_messages(
-    messages: Sequence[Any], flavor: Flavor, image_token: str | None = None
+    messages: Sequence[Any],
+    flavor: Flavor,
+    image_token: str | None = None,
+    first_index: int = 0,
 ) -> list[Message]:
     """Read Chat Completions messages; messages of the internal type pass through.
 
@@ -34,7 +37,7 @@ def read_messages(
     reader = _Reader(flavor, image_token)
     return [
         given if isinstance(given, Message) else reader.read(index, given)
-        for index, given in enumerate(messages)
+        for index, given in enumerate(messages, first_index)
     ]
 
 

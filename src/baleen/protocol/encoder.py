@@ -8,13 +8,14 @@ from typing import Any
 
 from baleen.protocol import tokens
 from baleen.protocol.api_rules import check_prefix, check_request
+from baleen.protocol.cache_break import find_cache_break
 from baleen.protocol.chat import read_messages
 from baleen.protocol.errors import MessageError, RevisionError
 from baleen.protocol.layout import Layout, printer, response_schema
-from baleen.protocol.layout_api import write_api
-from baleen.protocol.layout_checkpoint import write_checkpoint
+from baleen.protocol.layout_api import write_api, write_api_more
+from baleen.protocol.layout_checkpoint import write_checkpoint, write_checkpoint_more
 from baleen.protocol.message import Message, Role
-from baleen.protocol.prompt import Prompt
+from baleen.protocol.prompt import Prompt, Request
 from baleen.protocol.revision import Effort, Flavor, Revision, effort_prefix
 from baleen.protocol.segments import SegmentWriter
 from baleen.protocol.tool_choice import ChoiceMode, ToolChoice, read_tool_choice
@@ -57,6 +58,7 @@ class Encoder:
         response_format: Mapping[str, Any] | None = None,
         continue_final: bool = False,
         keep_reasoning: bool = False,
+        previous: Prompt | None = None,
     ) -> Prompt:
         """Encode messages (dicts as in Chat Completions, or :class:`Message`) for one answer.
 
@@ -64,6 +66,9 @@ class Encoder:
         ``continue_final`` leaves the last assistant message open for the model to go on with,
         inside its reasoning if it has no content yet. ``keep_reasoning`` keeps what earlier turns
         thought even without tools, as the checkpoint encoder does with ``drop_thinking=False``.
+
+        ``previous`` is an earlier prompt of the same conversation; if this one does not begin with
+        it, ``cache_break_reason`` names the first message that differs.
 
         A forced ``tool_choice`` outside thinking starts the answer inside a block. With thinking
         the prompt is that of a free choice: the model thinks first, and whoever samples has to
@@ -76,7 +81,8 @@ class Encoder:
         """
         if effort == "none" and self.flavor is Flavor.API:
             thinking, effort = False, None
-        declared = read_tools(tools, self.flavor, printer(self.revision, self.flavor))
+        dumps = printer(self.revision, self.flavor)
+        declared = read_tools(tools, self.flavor, dumps, closes=tool_choice != "none")
         choice = read_tool_choice(tool_choice, declared)
         read = read_messages(messages, self.flavor, self._image_token)
         if self.flavor is Flavor.API and read[-1].is_prefix and not continue_final:
@@ -97,21 +103,85 @@ class Encoder:
             keep_reasoning=keep_reasoning,
             force_block=forces_block,
         )
-        return Prompt(
-            segments=self._segments(read, layout),
+        out = SegmentWriter()
+        if self._has_api_layout:
+            write_api(out, read, layout)
+        else:
+            write_checkpoint(out, read, layout)
+        options = {
+            "tools": tools,
+            "tool_choice": tool_choice,
+            "thinking": thinking,
+            "effort": effort,
+            "response_format": response_format,
+            "keep_reasoning": keep_reasoning,
+        }
+        prompt = Prompt(
+            new_segments=out.finish(),
             thinking=thinking,
             tools=tools,
             start="calls" if forces_block else start,
             choice=choice,
+            request=Request(read, options, layout),
+            marks=out.marks,
+        )
+        return prompt if previous is None else _compared(previous, prompt)
+
+    @property
+    def _has_api_layout(self) -> bool:
+        return self.flavor is Flavor.API or self.revision is Revision.V41
+
+    def extend(self, prompt: Prompt, messages: Sequence[Any]) -> Prompt:
+        """Go on from a prompt: the answer that it got, what followed, and the next answer's header.
+
+        The same as encoding all messages at once. Where the new ones only append, which is the rule
+        for requests with tools, the cost depends on the new ones alone; otherwise everything is
+        encoded again and ``cache_break_reason`` says why.
+
+        Raises:
+            MessageError: a message that cannot be encoded.
+        """
+        request = prompt.request
+        if request is None:
+            raise MessageError("this prompt does not know what it was made of")
+        known = request.messages[-1].index + 1
+        read = read_messages(messages, self.flavor, self._image_token, first_index=known)
+        if not _appends(prompt, request, read):
+            return self.encode([*prompt.messages, *read], previous=prompt, **request.options)
+        if self.flavor is Flavor.API:
+            check_request(read, (), None)
+        out = SegmentWriter()
+        write_more = write_api_more if self._has_api_layout else write_checkpoint_more
+        write_more(out, read, request.messages[-1], request.layout)
+        return replace(
+            prompt,
+            new_segments=out.finish(),
+            parent=prompt,
+            request=replace(request, messages=read),
+            marks=out.marks,
+            _ids={},
         )
 
-    def _segments(self, messages: Sequence[Message], layout: Layout) -> Sequence[tuple[str, bool]]:
-        out = SegmentWriter()
-        if self.flavor is Flavor.API or self.revision is Revision.V41:
-            write_api(out, messages, layout)
-        else:
-            write_checkpoint(out, messages, layout)
-        return out.finish()
+
+def _appends(prompt: Prompt, request: Request, new: Sequence[Message]) -> bool:
+    """Whether these messages leave everything before them as it is."""
+    layout = request.layout
+    keeps = not layout.thinking or bool(layout.tools) or layout.keep_reasoning
+    moves_to_front = layout.revision is not Revision.V41 and layout.flavor is Flavor.API
+    return (
+        keeps
+        and prompt.start is None
+        and request.messages[-1].role is not Role.ASSISTANT
+        and request.messages[-1].task is None
+        and new[0].role is Role.ASSISTANT
+        and not any(m.is_prefix or m.tools for m in new)
+        and not (moves_to_front and any(m.role is Role.SYSTEM for m in new))
+    )
+
+
+def _compared(before: Prompt, after: Prompt) -> Prompt:
+    found = find_cache_break(before.segments, after.segments, after.marks)
+    return after if found is None else replace(after, cache_break_reason=str(found))
 
 
 def _shown(declared: Sequence[Tool], choice: ToolChoice, *, only_chosen: bool) -> list[Tool]:

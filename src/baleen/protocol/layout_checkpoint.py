@@ -30,9 +30,30 @@ def write_checkpoint(out: SegmentWriter, messages: Sequence[Message], layout: La
         turns = drop_reasoning(turns)
     out.special(tokens.BOS)
     out.text(layout.effort_text)
+    _write_turns(out, turns, None, layout, drops=drops)
+
+
+def write_checkpoint_more(
+    out: SegmentWriter, messages: Sequence[Message], previous: Message, layout: Layout
+) -> None:
+    """Write an answer and what followed it behind a prompt that asked for it."""
+    turns = merge(messages)
+    sort_results(turns)
+    _write_turns(out, turns, previous, layout, drops=False)
+
+
+def _write_turns(
+    out: SegmentWriter,
+    turns: Sequence[Message],
+    before: Message | None,
+    layout: Layout,
+    *,
+    drops: bool,
+) -> None:
     last = last_user(turns)
     for place, turn in enumerate(turns):
-        previous = turns[place - 1] if place else None
+        out.mark(turn.index, turn.role)
+        previous = turns[place - 1] if place else before
         following = turns[place + 1] if place + 1 < len(turns) else None
         thinks = layout.thinking and (not drops or place > last)
         _write_turn(out, turn, previous, layout, thinks=thinks)

@@ -32,9 +32,15 @@ class Tool:
 
 
 def read_tools(
-    definitions: Sequence[Any] | None, flavor: Flavor, dumps: Dumps = jsontext.dumps
+    definitions: Sequence[Any] | None,
+    flavor: Flavor,
+    dumps: Dumps = jsontext.dumps,
+    *,
+    closes: bool = True,
 ) -> list[Tool]:
     """Read Chat Completions tool definitions; ``dumps`` prints them for the model.
+
+    ``closes`` False leaves the schemas of strict tools open, for a request that shows no tools.
 
     Raises:
         ToolSchemaError: a definition that cannot be rendered; names its position and field.
@@ -43,7 +49,9 @@ def read_tools(
         return []
     if flavor is Flavor.CHECKPOINT:
         return [_checkpoint_tool(place, given, dumps) for place, given in enumerate(definitions)]
-    return [_api_tool(place, given, dumps) for place, given in enumerate(definitions)]
+    return [
+        _api_tool(place, given, dumps, closes=closes) for place, given in enumerate(definitions)
+    ]
 
 
 def _function_of(position: int, definition: Any) -> Mapping[str, Any]:
@@ -89,7 +97,7 @@ def _checkpoint_tool(position: int, definition: Any, dumps: Dumps) -> Tool:
     )
 
 
-def _api_tool(position: int, definition: Any, dumps: Dumps) -> Tool:
+def _api_tool(position: int, definition: Any, dumps: Dumps, *, closes: bool) -> Tool:
     function = _function_of(position, definition)
     if definition.get("type") != "function":
         kind = definition.get("type")
@@ -101,7 +109,7 @@ def _api_tool(position: int, definition: Any, dumps: Dumps) -> Tool:
     _check_name(position, name)
     strict = function.get("strict") is True
     given = function.get("parameters")
-    parameters = close_schema(given) if strict else _checked_parameters(name, given)
+    parameters = close_schema(given) if strict and closes else _checked_parameters(name, given)
     shown = {
         "name": name,
         "description": _description_of(position, function),
