@@ -23,14 +23,14 @@ def merge(messages: Sequence[Message]) -> list[Message]:
     open_turn: Message | None = None
     for message in messages:
         if message.role is Role.TOOL:
-            block = Block(message.content, call_id=message.call_id or "")
+            block = Block(message.content, message.call_id or "", message.images)
             if open_turn is None:
                 open_turn = Message(Role.USER, index=message.index, blocks=[])
                 merged.append(open_turn)
             _blocks_of(open_turn).append(block)
         elif message.role is Role.USER:
             given = message.blocks
-            blocks = [Block(message.content)] if given is None else given
+            blocks = [Block(message.content, None, message.images)] if given is None else given
             if open_turn is not None and open_turn.task is None:
                 _blocks_of(open_turn).extend(blocks)
             else:

@@ -10,129 +10,213 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from baleen.protocol.errors import MessageError
+from baleen.protocol.jsontext import dumps
 from baleen.protocol.message import Block, Message, Role, ToolCall
 from baleen.protocol.revision import Flavor
 
 _ROLES: Final = {role.value: role for role in Role}
-_API_ROLES: Final = [role.value for role in Role if role is not Role.DEVELOPER]
+_API_ROLES: Final = {name: role for name, role in _ROLES.items() if role is not Role.DEVELOPER}
+_IMAGE_PARTS: Final = ("image_url", "image", "file")
 
 
-def read_messages(messages: Sequence[Any], flavor: Flavor) -> list[Message]:
+def read_messages(
+    messages: Sequence[Any],
+    flavor: Flavor,
+    image_token: str | None = None,
+    first_index: int = 0,
+) -> list[Message]:
     """Read Chat Completions messages; messages of the internal type pass through.
+
+    ``image_token`` stands for each image; None where a model takes none.
 
     Raises:
         MessageError: a message that cannot be encoded; names index and field.
     """
     if not messages:
         raise MessageError("Empty input messages", remedy="send at least one message")
+    reader = _Reader(flavor, image_token)
     return [
-        given if isinstance(given, Message) else _read(index, given, flavor)
-        for index, given in enumerate(messages)
+        given if isinstance(given, Message) else reader.read(index, given)
+        for index, given in enumerate(messages, first_index)
     ]
 
 
-def _read(index: int, given: Any, flavor: Flavor) -> Message:
-    if not isinstance(given, Mapping):
-        raise MessageError(f"a message must be an object, not {type(given).__name__}", index=index)
-    role = _ROLES.get(given.get("role", ""))
-    if role is None or (role is Role.DEVELOPER and flavor is Flavor.API):
+class _Reader:
+    """Reads messages for one flavor."""
+
+    def __init__(self, flavor: Flavor, image_token: str | None) -> None:
+        self._is_api = flavor is Flavor.API
+        self._image_token = image_token
+
+    def read(self, index: int, given: Any) -> Message:
+        """Read one message."""
+        if not isinstance(given, Mapping):
+            raise MessageError(
+                f"a message must be an object, not {type(given).__name__}", index=index
+            )
+        role = self._role(index, given.get("role"))
+        message = Message(role, index=index)
+        if role is Role.ASSISTANT:
+            self._read_assistant(message, given)
+        elif role is Role.USER and given.get("content_blocks") is not None:
+            message.blocks = [self._block(index, block) for block in given["content_blocks"]]
+        else:
+            self._read_content(message, given)
+        if role is Role.TOOL:
+            message.call_id = self._call_id(index, given)
+        if len(given) > 2:
+            self._read_extras(message, given)
+        return message
+
+    def _role(self, index: int, name: Any) -> Role:
+        known = _API_ROLES if self._is_api else _ROLES
+        role = known.get(name) if isinstance(name, str) else None
+        if role is None:
+            names = ", ".join(f"`{known_name}`" for known_name in known)
+            raise MessageError(
+                f"unknown variant `{name}`, expected one of {names}", index=index, field="role"
+            )
+        return role
+
+    # --- assistant messages --------------------------------------------------------------------
+
+    def _read_assistant(self, message: Message, given: Mapping[str, Any]) -> None:
+        content, calls = given.get("content"), given.get("tool_calls")
+        if isinstance(content, str):
+            message.content = content
+        elif content is not None:
+            self._read_content(message, given)
+            if message.images:
+                raise MessageError(
+                    "Image in assistant message is not supported",
+                    index=message.index,
+                    field="content",
+                )
+        if calls:
+            message.calls = [
+                self._call(message.index, place, call) for place, call in enumerate(calls)
+            ]
+        elif self._is_api:
+            self._check_has_something(message.index, content, calls)
+        reasoning = given.get("reasoning_content")
+        if reasoning is None:
+            reasoning = given.get("reasoning")
+        message.reasoning = _string_or_none(message.index, "reasoning_content", reasoning)
+
+    @staticmethod
+    def _check_has_something(index: int, content: Any, calls: Any) -> None:
+        if calls is not None:
+            raise MessageError(
+                f"Invalid 'messages[{index}].tool_calls': empty array. Expected an array with"
+                " minimum length 1, but got an empty array instead.",
+                index=index,
+                field="tool_calls",
+            )
+        if content is None:
+            raise MessageError(
+                "Invalid assistant message: content or tool_calls must be set",
+                index=index,
+                field="content",
+            )
+
+    def _call(self, index: int, place: int, given: Any) -> ToolCall:
+        where = f"tool_calls[{place}]"
+        function = given.get("function") if isinstance(given, Mapping) else None
+        if not isinstance(function, Mapping):
+            raise MessageError("missing field `function`", index=index, field=where)
+        name, arguments, call_id = function.get("name"), function.get("arguments"), given.get("id")
+        if not isinstance(name, str):
+            raise MessageError("missing field `name`", index=index, field=f"{where}.function")
+        if call_id is None and not self._is_api:
+            call_id = function.get("id") or ""
+        if not isinstance(call_id, str):
+            raise MessageError("missing field `id`", index=index, field=where)
+        if isinstance(arguments, str):
+            return ToolCall(call_id, name, arguments)
+        if isinstance(arguments, Mapping):
+            return ToolCall(call_id, name, dumps(arguments), given_as_object=arguments)
         raise MessageError(
-            f"unknown variant `{given.get('role')}`, expected one of "
-            + ", ".join(f"`{name}`" for name in (_API_ROLES if flavor is Flavor.API else _ROLES)),
+            "missing field `arguments`" if arguments is None else "`arguments` must be a string",
             index=index,
-            field="role",
+            field=f"{where}.function",
+            remedy="send the arguments as JSON text",
         )
-    message = Message(role, index=index)
-    if role is Role.ASSISTANT:
-        _read_assistant(message, given, flavor)
-    elif role is Role.USER and given.get("content_blocks") is not None:
-        message.blocks = [_read_block(index, block) for block in given["content_blocks"]]
-    else:
-        message.content = _text(index, given, flavor)
-    if role is Role.TOOL:
-        message.call_id = _call_id(index, given, flavor)
-    if len(given) > 2:
-        _read_extras(message, given, flavor)
-    return message
 
+    # --- other fields --------------------------------------------------------------------------
 
-def _read_assistant(message: Message, given: Mapping[str, Any], flavor: Flavor) -> None:
-    content = given.get("content")
-    if isinstance(content, str):
-        message.content = content
-    elif content is not None:
-        message.content = _text(message.index, given, flavor)
-    calls = given.get("tool_calls")
-    if calls:
-        message.calls = [
-            _read_call(message.index, position, call, flavor) for position, call in enumerate(calls)
-        ]
-    elif flavor is Flavor.API and calls is not None:
+    def _read_extras(self, message: Message, given: Mapping[str, Any]) -> None:
+        get = given.get
+        message.task = _string_or_none(message.index, "task", get("task"))
+        message.is_open = bool(get("wo_eos"))
+        message.is_prefix = message.role is Role.ASSISTANT and bool(get("prefix"))
+        if not self._is_api:
+            message.tools = get("tools") or None
+            message.response_format = get("response_format") or None
+
+    def _call_id(self, index: int, given: Mapping[str, Any]) -> str:
+        call_id = given.get("tool_call_id")
+        if isinstance(call_id, str):
+            return call_id
+        if call_id is None and not self._is_api:
+            return ""
+        raise MessageError("missing field `tool_call_id`", index=index, field="tool_call_id")
+
+    # --- content -------------------------------------------------------------------------------
+
+    def _read_content(self, message: Message, given: Mapping[str, Any]) -> None:
+        """Text as it is; parts joined by blank lines."""
+        content = given.get("content")
+        if isinstance(content, str):
+            message.content = content
+        elif isinstance(content, list) and message.role is not Role.REMINDER:
+            message.content, message.images = self._joined(message.index, content)
+        elif content is not None or self._is_api:
+            raise MessageError(
+                "content should be a string or a list"
+                if "content" in given
+                else "missing field `content`",
+                index=message.index,
+                field="content",
+            )
+
+    def _joined(self, index: int, parts: Sequence[Any]) -> tuple[str, Sequence[int]]:
+        texts: list[str] = []
+        images: list[int] = []
+        position = 0
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind in _IMAGE_PARTS and self._image_token is not None:
+                images.append(position)
+                texts.append(self._image_token)
+            else:
+                texts.append(self._part_text(index, kind, part))
+            position += len(texts[-1]) + 2
+        return "\n\n".join(texts), images
+
+    def _part_text(self, index: int, kind: Any, part: Any) -> str:
+        if kind == "text" and isinstance(part.get("text"), str):
+            return str(part["text"])
+        if self._is_api and kind in _IMAGE_PARTS:
+            return "[Unsupported Image]"
+        if not self._is_api and isinstance(kind, str):
+            return f"[Unsupported {kind}]"
         raise MessageError(
-            f"Invalid 'messages[{message.index}].tool_calls': empty array. Expected an array with"
-            " minimum length 1, but got an empty array instead.",
-            index=message.index,
-            field="tool_calls",
-        )
-    elif flavor is Flavor.API and content is None:
-        raise MessageError(
-            "Invalid assistant message: content or tool_calls must be set",
-            index=message.index,
+            f"unknown variant `{kind}`, expected one of `text`, `image_url`, `file`",
+            index=index,
             field="content",
         )
-    reasoning = given.get("reasoning_content")
-    if reasoning is None:
-        reasoning = given.get("reasoning")
-    message.reasoning = _string_or_none(message.index, "reasoning_content", reasoning)
 
-
-def _read_call(index: int, position: int, given: Any, flavor: Flavor) -> ToolCall:
-    where = f"tool_calls[{position}]"
-    function = given.get("function") if isinstance(given, Mapping) else None
-    if not isinstance(function, Mapping):
-        raise MessageError("missing field `function`", index=index, field=where)
-    name, arguments, call_id = function.get("name"), function.get("arguments"), given.get("id")
-    if not isinstance(name, str):
-        raise MessageError("missing field `name`", index=index, field=f"{where}.function")
-    if call_id is None and flavor is Flavor.CHECKPOINT:
-        call_id = function.get("id") or ""
-    if not isinstance(call_id, str):
-        raise MessageError("missing field `id`", index=index, field=where)
-    if isinstance(arguments, str):
-        return ToolCall(call_id, name, arguments)
-    if isinstance(arguments, Mapping):
-        return _call_with_object(call_id, name, arguments)
-    raise MessageError(
-        "missing field `arguments`" if arguments is None else "`arguments` must be a string",
-        index=index,
-        field=f"{where}.function",
-        remedy="send the arguments as JSON text",
-    )
-
-
-def _call_with_object(call_id: str, name: str, arguments: Mapping[str, Any]) -> ToolCall:
-    from baleen.protocol.jsontext import dumps
-
-    return ToolCall(call_id, name, dumps(arguments), given_as_object=arguments)
-
-
-def _read_extras(message: Message, given: Mapping[str, Any], flavor: Flavor) -> None:
-    get = given.get
-    message.task = _string_or_none(message.index, "task", get("task"))
-    message.is_open = bool(get("wo_eos"))
-    message.is_prefix = bool(get("prefix"))
-    if flavor is Flavor.CHECKPOINT:
-        message.tools = get("tools") or None
-        message.response_format = get("response_format") or None
-
-
-def _call_id(index: int, given: Mapping[str, Any], flavor: Flavor) -> str:
-    call_id = given.get("tool_call_id")
-    if isinstance(call_id, str):
-        return call_id
-    if call_id is None and flavor is Flavor.CHECKPOINT:
-        return ""
-    raise MessageError("missing field `tool_call_id`", index=index, field="tool_call_id")
+    def _block(self, index: int, given: Any) -> Block:
+        """A piece of a user turn that is already in the encoder's own form."""
+        kind = given.get("type") if isinstance(given, Mapping) else None
+        if kind != "tool_result":
+            text, images = self._joined(index, [given])
+            return Block(text, None, images)
+        content = given.get("content", "")
+        if isinstance(content, list):
+            content, images = self._joined(index, content)
+            return Block(content, given.get("tool_use_id", ""), images)
+        return Block(content, given.get("tool_use_id", ""))
 
 
 def _string_or_none(index: int, field: str, value: Any) -> str | None:
@@ -141,53 +225,3 @@ def _string_or_none(index: int, field: str, value: Any) -> str | None:
     raise MessageError(
         f"`{field}` must be a string, not {type(value).__name__}", index=index, field=field
     )
-
-
-def _text(index: int, given: Mapping[str, Any], flavor: Flavor) -> str:
-    content = given.get("content")
-    if isinstance(content, str):
-        return content
-    if content is None:
-        if flavor is Flavor.CHECKPOINT:
-            return ""
-        raise MessageError(
-            "content should be a string or a list"
-            if "content" in given
-            else "missing field `content`",
-            index=index,
-            field="content",
-        )
-    if isinstance(content, list):
-        return "\n\n".join(_part_text(index, part) for part in content)
-    raise MessageError("content should be a string or a list", index=index, field="content")
-
-
-def _part_text(index: int, part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part["text"], str):
-        text: str = part["text"]
-        return text
-    if kind == "image_url":
-        return "[Unsupported Image]"
-    raise MessageError(
-        f"unknown variant `{kind}`, expected one of `text`, `image_url`, `file`",
-        index=index,
-        field="content",
-    )
-
-
-def _read_block(index: int, given: Any) -> Block:
-    kind = given.get("type") if isinstance(given, Mapping) else None
-    if kind == "text":
-        return Block(given.get("text", ""))
-    if kind == "tool_result":
-        content = given.get("content", "")
-        if isinstance(content, list):
-            content = "\n\n".join(
-                part.get("text", "")
-                if part.get("type") == "text"
-                else f"[Unsupported {part.get('type')}]"
-                for part in content
-            )
-        return Block(content, call_id=given.get("tool_use_id", ""))
-    return Block(f"[Unsupported {kind}]")

@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from baleen.protocol import tokens
+from baleen.protocol.api_rules import check_prefix, check_request
+from baleen.protocol.cache_break import find_cache_break
 from baleen.protocol.chat import read_messages
-from baleen.protocol.errors import MessageError, RevisionError, ToolSchemaError
-from baleen.protocol.layout import Layout, response_schema
-from baleen.protocol.layout_api import write_api
-from baleen.protocol.layout_checkpoint import write_checkpoint
+from baleen.protocol.errors import MessageError, RevisionError
+from baleen.protocol.layout import Layout, printer, response_schema
+from baleen.protocol.layout_api import write_api, write_api_more
+from baleen.protocol.layout_checkpoint import write_checkpoint, write_checkpoint_more
 from baleen.protocol.message import Message, Role
-from baleen.protocol.prompt import Prompt
+from baleen.protocol.prompt import Prompt, Request
 from baleen.protocol.revision import Effort, Flavor, Revision, effort_prefix
 from baleen.protocol.segments import SegmentWriter
+from baleen.protocol.tool_choice import ChoiceMode, ToolChoice, read_tool_choice
 from baleen.protocol.tools import Tool, read_tools
 
 
@@ -36,6 +40,14 @@ class Encoder:
                 f"unknown encoder flavor {flavor!r}", remedy="use api or checkpoint"
             ) from error
 
+    @property
+    def _image_token(self) -> str | None:
+        """The placeholder for an image, None where a revision has none."""
+        if self.revision is Revision.V41:
+            return tokens.IMAGE
+        has_vision = self.flavor is Flavor.CHECKPOINT and self.revision is Revision.R0731
+        return tokens.IMAGE_VISION_EXP if has_vision else None
+
     def encode(
         self,
         messages: Sequence[Any],
@@ -46,6 +58,7 @@ class Encoder:
         response_format: Mapping[str, Any] | None = None,
         continue_final: bool = False,
         keep_reasoning: bool = False,
+        previous: Prompt | None = None,
     ) -> Prompt:
         """Encode messages (dicts as in Chat Completions, or :class:`Message`) for one answer.
 
@@ -54,6 +67,13 @@ class Encoder:
         inside its reasoning if it has no content yet. ``keep_reasoning`` keeps what earlier turns
         thought even without tools, as the checkpoint encoder does with ``drop_thinking=False``.
 
+        ``previous`` is an earlier prompt of the same conversation; if this one does not begin with
+        it, ``cache_break_reason`` names the first message that differs.
+
+        A forced ``tool_choice`` outside thinking starts the answer inside a block. With thinking
+        the prompt is that of a free choice: the model thinks first, and whoever samples has to
+        force the block after that; the prompt's ``choice`` says so.
+
         Raises:
             MessageError: a message or request field that cannot be encoded.
             ToolSchemaError: a tool definition that cannot be rendered.
@@ -61,83 +81,131 @@ class Encoder:
         """
         if effort == "none" and self.flavor is Flavor.API:
             thinking, effort = False, None
-        read = read_messages(messages, self.flavor)
-        choice = "auto" if tool_choice is None else tool_choice
-        declared = [] if choice == "none" else read_tools(tools, self.flavor)
-        forced = forced_tool(choice, declared)
+        dumps = printer(self.revision, self.flavor)
+        declared = read_tools(tools, self.flavor, dumps, closes=tool_choice != "none")
+        choice = read_tool_choice(tool_choice, declared)
+        read = read_messages(messages, self.flavor, self._image_token)
+        if self.flavor is Flavor.API and read[-1].is_prefix and not continue_final:
+            check_prefix(read, declared, response_format)
         read = _mark_continuation(read, continue_final)
         start = _start(read[-1], thinking)
-        force_block = forced is not None and bool(declared) and not thinking and start is None
+        forces_block = choice.forces and not thinking and start is None
+        shown = _shown(declared, choice, only_chosen=forces_block)
+        if self.flavor is Flavor.API:
+            check_request(read, shown, response_format)
         layout = Layout(
             revision=self.revision,
             flavor=self.flavor,
             thinking=thinking,
             effort_text=effort_prefix(self.revision, self.flavor, effort) if thinking else "",
-            tools=[t for t in declared if not force_block or forced in ("", t.name)],
-            response_schema=response_schema(response_format, self.flavor),
+            tools=shown,
+            response_schema=response_schema(response_format, self.revision, self.flavor),
             keep_reasoning=keep_reasoning,
-            force_block=force_block,
+            force_block=forces_block,
         )
         out = SegmentWriter()
-        if self.flavor is Flavor.API or self.revision is Revision.V41:
+        if self._has_api_layout:
             write_api(out, read, layout)
         else:
             write_checkpoint(out, read, layout)
-        return Prompt(
-            segments=out.finish(),
+        options = {
+            "tools": tools,
+            "tool_choice": tool_choice,
+            "thinking": thinking,
+            "effort": effort,
+            "response_format": response_format,
+            "keep_reasoning": keep_reasoning,
+        }
+        prompt = Prompt(
+            new_segments=out.finish(),
             thinking=thinking,
             tools=tools,
-            start="calls" if force_block else start,
-            calls=choice != "none",
-            tool_choice=choice,
+            start="calls" if forces_block else start,
+            choice=choice,
+            request=Request(read, options, layout),
+            marks=out.marks,
+        )
+        return prompt if previous is None else _compared(previous, prompt)
+
+    @property
+    def _has_api_layout(self) -> bool:
+        return self.flavor is Flavor.API or self.revision is Revision.V41
+
+    def extend(self, prompt: Prompt, messages: Sequence[Any]) -> Prompt:
+        """Go on from a prompt: the answer that it got, what followed, and the next answer's header.
+
+        The same as encoding all messages at once. Where the new ones only append, which is the rule
+        for requests with tools, the cost depends on the new ones alone; otherwise everything is
+        encoded again and ``cache_break_reason`` says why.
+
+        Raises:
+            MessageError: a message that cannot be encoded.
+        """
+        request = prompt.request
+        if request is None:
+            raise MessageError("this prompt does not know what it was made of")
+        known = request.messages[-1].index + 1
+        read = read_messages(messages, self.flavor, self._image_token, first_index=known)
+        if not _appends(prompt, request, read):
+            return self.encode([*prompt.messages, *read], previous=prompt, **request.options)
+        if self.flavor is Flavor.API:
+            check_request(read, (), None)
+        out = SegmentWriter()
+        write_more = write_api_more if self._has_api_layout else write_checkpoint_more
+        write_more(out, read, request.messages[-1], request.layout)
+        return replace(
+            prompt,
+            new_segments=out.finish(),
+            parent=prompt,
+            request=replace(request, messages=read),
+            marks=out.marks,
+            _ids={},
         )
 
 
-def forced_tool(choice: Any, declared: Sequence[Tool]) -> str | None:
-    """The tool a choice forces: None for no force, an empty string for any, else its name."""
-    if choice in ("auto", "none"):
-        return None
-    if choice == "required":
-        return ""
-    function = choice.get("function") if isinstance(choice, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
-        raise MessageError(
-            f"tool_choice {choice!r} is not understood",
-            field="tool_choice",
-            remedy="use auto, none, required, or an object of type function that names one",
-        )
-    if name not in [tool.name for tool in declared]:
-        raise ToolSchemaError(
-            f"Invalid value for 'tool_call': no function named '{name}' was specified in the"
-            " 'tools' parameter."
-        )
-    return name
+def _appends(prompt: Prompt, request: Request, new: Sequence[Message]) -> bool:
+    """Whether these messages leave everything before them as it is."""
+    layout = request.layout
+    keeps = not layout.thinking or bool(layout.tools) or layout.keep_reasoning
+    moves_to_front = layout.revision is not Revision.V41 and layout.flavor is Flavor.API
+    return (
+        keeps
+        and prompt.start is None
+        and request.messages[-1].role is not Role.ASSISTANT
+        and request.messages[-1].task is None
+        and new[0].role is Role.ASSISTANT
+        and not any(m.is_prefix or m.tools for m in new)
+        and not (moves_to_front and any(m.role is Role.SYSTEM for m in new))
+    )
+
+
+def _compared(before: Prompt, after: Prompt) -> Prompt:
+    found = find_cache_break(before.segments, after.segments, after.marks)
+    return after if found is None else replace(after, cache_break_reason=str(found))
+
+
+def _shown(declared: Sequence[Tool], choice: ToolChoice, *, only_chosen: bool) -> list[Tool]:
+    """The tools of the Tools block; leaving some out breaks the prefix cache."""
+    if choice.mode is ChoiceMode.NONE:
+        return []
+    return [tool for tool in declared if not only_chosen or choice.allows(tool)]
 
 
 def _mark_continuation(messages: list[Message], continue_final: bool) -> list[Message]:
     final = messages[-1]
-    for message in messages:
-        if message.is_prefix and message is not final:
-            raise _misplaced_prefix(message)
-    if not (continue_final or final.is_prefix):
-        return messages
-    if final.role is not Role.ASSISTANT:
-        raise _misplaced_prefix(final)
-    if final.calls:
+    misplaced = [m for m in messages if m.is_prefix and m is not final]
+    if continue_final and final.role is not Role.ASSISTANT:
+        misplaced.append(final)
+    if misplaced:
         raise MessageError(
-            "Function call should not be used with prefix", index=final.index, field="tool_calls"
+            "Invalid completion message: prefix set true with message which is not final message"
+            " or message role is not assistant",
+            index=misplaced[0].index,
+            field="prefix",
         )
-    return [*messages[:-1], replace(final, is_prefix=True)]
-
-
-def _misplaced_prefix(message: Message) -> MessageError:
-    return MessageError(
-        "Invalid completion message: prefix set true with message which is not final message or"
-        " message role is not assistant",
-        index=message.index,
-        field="prefix",
-    )
+    if continue_final and not final.is_prefix:
+        return [*messages[:-1], replace(final, is_prefix=True)]
+    return messages
 
 
 def _start(final: Message, thinking: bool) -> str | None:

@@ -8,9 +8,9 @@ a fresh assistant header.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from baleen.protocol import jsontext, tokens
 from baleen.protocol.errors import MessageError
@@ -19,6 +19,14 @@ from baleen.protocol.message import Message
 from baleen.protocol.revision import Flavor, Revision
 from baleen.protocol.segments import SegmentWriter
 from baleen.protocol.tools import Tool
+
+_SCHEMA_ONLY: Final = (
+    "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
+)
+_OBJECT_ONLY: Final = (
+    "\n\nYou are a helpful assistant designed to output JSON.\n"
+    "## Response Format:\n\nReply with JSON object ONLY."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class Layout:
     """Empty outside thinking."""
     tools: Sequence[Tool]
     response_schema: str | None
-    """JSON text for the response block; None for no block."""
+    """JSON text for the response block; empty for any JSON object, None for no block."""
     keep_reasoning: bool
     """Keep what earlier turns thought even without tools."""
     force_block: bool
@@ -44,23 +52,30 @@ class Layout:
         return dialect_of(self.revision)
 
 
-def response_schema(response_format: Any, flavor: Flavor) -> str | None:
-    """JSON text that the response block shows, None where the format adds nothing to the prompt."""
+def printer(revision: Revision, flavor: Flavor) -> Callable[[Any], str]:
+    """How numbers are spelled in schemas and arguments; only the API's V4 has ways of its own."""
+    is_api_v4 = flavor is Flavor.API and revision is not Revision.V41
+    return jsontext.dumps_api if is_api_v4 else jsontext.dumps
+
+
+def response_schema(response_format: Any, revision: Revision, flavor: Flavor) -> str | None:
+    """JSON text that the response block shows; empty for any object, None for no block."""
     if not response_format:
         return None
+    dumps = printer(revision, flavor)
     if flavor is Flavor.CHECKPOINT:
-        return jsontext.dumps(response_format)
-    if response_format.get("type") != "json_schema":
+        return dumps(response_format)
+    kind = response_format.get("type")
+    if kind == "json_object":
+        return dumps({"type": kind}) if revision is Revision.V41 else ""
+    if kind != "json_schema":
         return None
-    return jsontext.dumps_api(response_format.get("json_schema", {}).get("schema"))
+    return dumps(response_format.get("json_schema", {}).get("schema"))
 
 
 def write_response_format(out: SegmentWriter, schema: str) -> None:
     """Write the response block and the separator before it."""
-    out.text(
-        "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
-        + schema
-    )
+    out.text(_SCHEMA_ONLY + schema if schema else _OBJECT_ONLY)
 
 
 def write_suffixes(out: SegmentWriter, layout: Layout) -> None:
@@ -78,12 +93,25 @@ def write_user(out: SegmentWriter, turn: Message) -> None:
     for place, block in enumerate(turn.blocks or ()):
         if place:
             out.text("\n\n")
-        if block.is_image:
-            out.special(block.text)
+        if block.images:
+            out.text("" if block.call_id is None else "<tool_result>")
+            write_text(out, block.text, block.images)
+            out.text("" if block.call_id is None else "</tool_result>")
         elif block.call_id is None:
             out.text(block.text)
         else:
             out.text(f"<tool_result>{block.text}</tool_result>")
+
+
+def write_text(out: SegmentWriter, text: str, images: Sequence[int]) -> None:
+    """Text with image placeholders at the given places; the same spelling elsewhere is text."""
+    position = 0
+    for start in images:
+        end = text.index("｜>", start) + 2
+        out.text(text[position:start])
+        out.special(text[start:end])
+        position = end
+    out.text(text[position:])
 
 
 def write_reminder(out: SegmentWriter, turn: Message) -> None:

@@ -12,6 +12,7 @@ from baleen.protocol.layout import (
     write_reminder,
     write_response_format,
     write_suffixes,
+    write_text,
     write_user,
 )
 from baleen.protocol.markup import write_block_opener, write_calls, write_tools
@@ -29,9 +30,30 @@ def write_checkpoint(out: SegmentWriter, messages: Sequence[Message], layout: La
         turns = drop_reasoning(turns)
     out.special(tokens.BOS)
     out.text(layout.effort_text)
+    _write_turns(out, turns, None, layout, drops=drops)
+
+
+def write_checkpoint_more(
+    out: SegmentWriter, messages: Sequence[Message], previous: Message, layout: Layout
+) -> None:
+    """Write an answer and what followed it behind a prompt that asked for it."""
+    turns = merge(messages)
+    sort_results(turns)
+    _write_turns(out, turns, previous, layout, drops=False)
+
+
+def _write_turns(
+    out: SegmentWriter,
+    turns: Sequence[Message],
+    before: Message | None,
+    layout: Layout,
+    *,
+    drops: bool,
+) -> None:
     last = last_user(turns)
     for place, turn in enumerate(turns):
-        previous = turns[place - 1] if place else None
+        out.mark(turn.index, turn.role)
+        previous = turns[place - 1] if place else before
         following = turns[place + 1] if place + 1 < len(turns) else None
         thinks = layout.thinking and (not drops or place > last)
         _write_turn(out, turn, previous, layout, thinks=thinks)
@@ -63,7 +85,7 @@ def _write_turn(
     else:
         if turn.role is Role.DEVELOPER:
             out.special(tokens.USER)
-        out.text(turn.content)
+        write_text(out, turn.content, turn.images)
         if previous is None:
             write_suffixes(out, layout)
         _write_own_suffixes(out, turn, layout)

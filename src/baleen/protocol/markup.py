@@ -23,6 +23,8 @@ class Dialect:
     parameter: str
 
 
+Dumps = Callable[[Any], str]
+
 _V4: Final = Dialect("tool_calls", "invoke", "parameter")
 _V41: Final = Dialect(" calls", " invoke", " parameter")
 
@@ -84,15 +86,17 @@ def write_calls(
     out: SegmentWriter, calls: Sequence[ToolCall], dialect: Dialect, flavor: Flavor
 ) -> None:
     """Write the calls of an earlier turn in the order given."""
-    parameters_of = _api_parameters if flavor is Flavor.API else _checkpoint_parameters
+    is_api_v4 = flavor is Flavor.API and dialect is _V4
+    parameters_of = _checkpoint_parameters if flavor is Flavor.CHECKPOINT else _api_parameters
+    dumps = jsontext.dumps_api if is_api_v4 else jsontext.dumps
     write_block_opener(out, dialect)
     for position, call in enumerate(calls):
         _write_call(
             out,
             call,
-            parameters_of(call),
+            parameters_of(call, dumps),
             dialect,
-            skips_blank=flavor is Flavor.API and dialect is _V4,
+            skips_blank=is_api_v4,
             first=position == 0,
         )
     out.text("\n</")
@@ -125,7 +129,7 @@ def _write_call(
     out.text(f"{dialect.invoke}>")
 
 
-def _api_parameters(call: ToolCall) -> list[tuple[str, bool, str]]:
+def _api_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool, str]]:
     text = call.arguments
     try:
         value = jsontext.loads_api(text)
@@ -133,12 +137,12 @@ def _api_parameters(call: ToolCall) -> list[tuple[str, bool, str]]:
         value = None
     if not isinstance(value, dict):
         return [("arguments", True, text)]
-    return _parameters(value, jsontext.dumps_api)
+    return _parameters(value, dumps)
 
 
-def _checkpoint_parameters(call: ToolCall) -> list[tuple[str, bool, str]]:
+def _checkpoint_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool, str]]:
     if call.given_as_object is not None:
-        return [("arguments", False, jsontext.dumps(call.given_as_object))]
+        return [("arguments", False, dumps(call.given_as_object))]
     try:
         value = jsontext.loads_checkpoint(call.arguments)
     except ValueError:
@@ -149,10 +153,10 @@ def _checkpoint_parameters(call: ToolCall) -> list[tuple[str, bool, str]]:
             f" {call.arguments[:80]!r}",
             remedy="pass a JSON object; the checkpoint encoder has no form for anything else",
         )
-    return _parameters(value, jsontext.dumps)
+    return _parameters(value, dumps)
 
 
-def _parameters(value: dict[str, Any], dumps: Callable[[Any], str]) -> list[tuple[str, bool, str]]:
+def _parameters(value: dict[str, Any], dumps: Dumps) -> list[tuple[str, bool, str]]:
     return [
         (key, True, item) if isinstance(item, str) else (key, False, dumps(item))
         for key, item in value.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -35,11 +35,12 @@ class ToolCall:
 
 @dataclass(slots=True)
 class Block:
-    """A piece of a user turn: text, a tool result (has ``call_id``), or an image placeholder."""
+    """A piece of a user turn: text, or a tool result, which has the id of its call."""
 
     text: str
     call_id: str | None = None
-    is_image: bool = False
+    images: Sequence[int] = ()
+    """Where in the text image placeholders start."""
 
 
 @dataclass(slots=True)
@@ -52,6 +53,8 @@ class Message:
     role: Role
     content: str = ""
     index: int = -1
+    images: Sequence[int] = ()
+    """Where in the content image placeholders start."""
     reasoning: str | None = None
     """None: the client sent no such field, which differs from an empty one."""
     calls: list[ToolCall] = field(default_factory=list)

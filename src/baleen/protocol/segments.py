@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from baleen.protocol import tokens
 
 Segment = tuple[str, bool]
+
+
+class Mark(NamedTuple):
+    """The segment that a message starts with; messages are counted as they were sent."""
+
+    segment: int
+    message: int
+    kind: str
+
 
 _IN_TEMPLATES: Final = re.compile(
     "|".join(map(re.escape, (tokens.DSML, tokens.THINK_OPEN, tokens.THINK_CLOSE)))
@@ -38,11 +47,16 @@ def split_template(template: str) -> tuple[Segment, ...]:
 class SegmentWriter:
     """Collects segments; adjacent text becomes one segment."""
 
-    __slots__ = ("_segments", "_text")
+    __slots__ = ("_segments", "_text", "marks")
 
     def __init__(self) -> None:
+        self.marks: list[Mark] = []
         self._segments: list[Segment] = []
         self._text = ""
+
+    def mark(self, index: int, kind: str) -> None:
+        """Note that a message starts with the next segment."""
+        self.marks.append(Mark(len(self._segments) + bool(self._text), index, kind))
 
     def text(self, text: str) -> None:
         """Append ordinary text, whatever it spells."""

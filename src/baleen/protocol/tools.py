@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from baleen.protocol import jsontext
 from baleen.protocol.errors import ToolSchemaError
 from baleen.protocol.revision import Flavor
+from baleen.protocol.strict import close_schema
+
+_NAME: Final = re.compile("[a-zA-Z0-9_-]+")
+
+
+Dumps = Callable[[Any], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +31,27 @@ class Tool:
     strict: bool = False
 
 
-def read_tools(definitions: Sequence[Any] | None, flavor: Flavor) -> list[Tool]:
-    """Read Chat Completions tool definitions.
+def read_tools(
+    definitions: Sequence[Any] | None,
+    flavor: Flavor,
+    dumps: Dumps = jsontext.dumps,
+    *,
+    closes: bool = True,
+) -> list[Tool]:
+    """Read Chat Completions tool definitions; ``dumps`` prints them for the model.
+
+    ``closes`` False leaves the schemas of strict tools open, for a request that shows no tools.
 
     Raises:
         ToolSchemaError: a definition that cannot be rendered; names its position and field.
     """
     if not definitions:
         return []
-    read = _api_tool if flavor is Flavor.API else _checkpoint_tool
-    return [read(position, definition) for position, definition in enumerate(definitions)]
+    if flavor is Flavor.CHECKPOINT:
+        return [_checkpoint_tool(place, given, dumps) for place, given in enumerate(definitions)]
+    return [
+        _api_tool(place, given, dumps, closes=closes) for place, given in enumerate(definitions)
+    ]
 
 
 def _function_of(position: int, definition: Any) -> Mapping[str, Any]:
@@ -58,8 +76,7 @@ def _name_of(position: int, function: Mapping[str, Any]) -> str:
     return name
 
 
-def _render(position: int, value: Any, flavor: Flavor) -> str:
-    dumps = jsontext.dumps_api if flavor is Flavor.API else jsontext.dumps
+def _render(position: int, value: Any, dumps: Dumps) -> str:
     try:
         return dumps(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -69,55 +86,77 @@ def _render(position: int, value: Any, flavor: Flavor) -> str:
         ) from error
 
 
-def _checkpoint_tool(position: int, definition: Any) -> Tool:
+def _checkpoint_tool(position: int, definition: Any, dumps: Dumps) -> Tool:
     function = _function_of(position, definition)
     parameters = function.get("parameters")
     return Tool(
         name=_name_of(position, function),
         parameters=parameters if isinstance(parameters, Mapping) else {},
-        line=_render(position, function, Flavor.CHECKPOINT),
+        line=_render(position, function, dumps),
         strict=function.get("strict") is True,
     )
 
 
-def _api_tool(position: int, definition: Any) -> Tool:
+def _api_tool(position: int, definition: Any, dumps: Dumps, *, closes: bool) -> Tool:
     function = _function_of(position, definition)
+    if definition.get("type") != "function":
+        kind = definition.get("type")
+        reason = (
+            f"unknown variant `{kind}`, expected `function`" if kind else "missing field `type`"
+        )
+        raise ToolSchemaError(f"tools[{position}]: {reason}")
     name = _name_of(position, function)
-    parameters = function.get("parameters")
-    if parameters is None:
-        parameters = {}
+    _check_name(position, name)
     strict = function.get("strict") is True
-    if strict:
-        parameters = close_objects(parameters)
+    given = function.get("parameters")
+    parameters = close_schema(given) if strict and closes else _checked_parameters(name, given)
     shown = {
         "name": name,
-        "description": function.get("description") or "",
+        "description": _description_of(position, function),
         "parameters": parameters,
     }
-    return Tool(
-        name=name,
-        parameters=parameters if isinstance(parameters, Mapping) else {},
-        line=_render(position, shown, Flavor.API),
-        strict=strict,
-    )
+    return Tool(name, parameters, _render(position, shown, dumps), strict)
 
 
-def close_objects(schema: Any) -> Any:
-    """The schema of a strict tool: every object closed, every property required.
+def _check_name(position: int, name: str) -> None:
+    where = f"Invalid 'tools[{position}].function.name'"
+    if not name:
+        raise ToolSchemaError(
+            f"{where}: empty string. Expected a string with minimum length 1, but got an empty"
+            " string instead."
+        )
+    if _NAME.fullmatch(name) is None:
+        raise ToolSchemaError(
+            f"{where}: string does not match pattern. Expected a string that matches the pattern"
+            f" '^{_NAME.pattern}$'."
+        )
 
-    Raises:
-        ToolSchemaError: an object leaves a property optional.
-    """
-    if isinstance(schema, Mapping):
-        closed = {key: close_objects(value) for key, value in schema.items()}
-        properties = closed.get("properties")
-        if closed.get("type") == "object" and isinstance(properties, Mapping):
-            required = closed.get("required")
-            if required is not None and set(required) != set(properties):
-                raise ToolSchemaError("Required properties must match all properties in the object")
-            closed["additionalProperties"] = False
-            closed["required"] = list(properties)
-        return closed
-    if isinstance(schema, list):
-        return [close_objects(item) for item in schema]
-    return schema
+
+def _description_of(position: int, function: Mapping[str, Any]) -> str:
+    description = function.get("description")
+    if description is None or isinstance(description, str):
+        return description or ""
+    raise ToolSchemaError(f"tools[{position}].function.description must be a string")
+
+
+def _checked_parameters(name: str, given: Any) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    reason = _fault_of(given)
+    if reason is not None:
+        raise ToolSchemaError(f"Invalid schema for function '{name}': {reason}")
+    parameters: Mapping[str, Any] = given
+    return parameters
+
+
+def _fault_of(schema: Any) -> str | None:
+    if isinstance(schema, bool) or (isinstance(schema, Mapping) and schema.get("type") != "object"):
+        kind = schema.get("type") if isinstance(schema, Mapping) else None
+        kind = f'"{kind}"' if isinstance(kind, str) else "null"
+        return f"""schema must be a JSON Schema of 'type: "object"', got 'type: {kind}'."""
+    if not isinstance(schema, Mapping):
+        return f'{jsontext.dumps(schema)} is not of types "boolean", "object"'
+    properties = schema.get("properties", {})
+    if not isinstance(properties, Mapping):
+        return f'{jsontext.dumps(properties)} is not of type "object"'
+    return None
