@@ -1,0 +1,1 @@
+"""Reinforcement learning of agent behaviour against real sandboxes. Needs the extra ``rl``."""
