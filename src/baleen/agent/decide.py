@@ -1,7 +1,7 @@
 """What comes next in a run: a pure function of its history.
 
 Order of the checks, once per step: a turn in progress is sampled on; a finished turn without calls
-ends the run; a call without a result is made; then, before another turn, repetition, invalid calls,
+ends the run; a call without a result is made; then, before another turn, invalid calls, repetition,
 turns and tokens are checked in that order. Time is not known here: the loop watches the deadline.
 """
 
@@ -92,6 +92,15 @@ def _answered(reading: Turn) -> Finish:
 
 
 def _stuck(calls: Sequence[CallState], limits: Limits) -> Finish | None:
+    last = calls[-limits.max_invalid :]
+    if len(last) == limits.max_invalid and all(
+        state.result is not None and state.result.source == "refused" for state in last
+    ):
+        return Finish(
+            Outcome.MODEL_ERROR,
+            "invalid-calls",
+            f"the model made {limits.max_invalid} calls in a row that cannot be run",
+        )
     seen = {
         (state.call.name, canonical_arguments(state.call), state.result and state.result.text)
         for state in calls[-limits.max_repeats :]
@@ -101,14 +110,5 @@ def _stuck(calls: Sequence[CallState], limits: Limits) -> Finish | None:
             Outcome.MODEL_ERROR,
             "repeated-call",
             f"{limits.max_repeats} times in a row the same call had the same result",
-        )
-    last = calls[-limits.max_invalid :]
-    if len(last) == limits.max_invalid and all(
-        state.result is not None and state.result.source == "refused" for state in last
-    ):
-        return Finish(
-            Outcome.MODEL_ERROR,
-            "invalid-calls",
-            f"the model made {limits.max_invalid} calls in a row that cannot be run",
         )
     return None

@@ -23,7 +23,7 @@ def export(
 ) -> dict[str, Any]:
     """Write trajectory, token sidecar and summary; returns the summary."""
     export_trajectory(history, folder, config, prompt)
-    write_json(folder.tokens, segments(history))
+    write_json(folder.tokens, segments(history), indent=None)
     found = summary(history, folder, model_name=config.model_name or config.model, facts=facts)
     write_json(folder.summary, found)
     return found

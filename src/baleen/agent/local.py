@@ -68,9 +68,10 @@ class LocalEndpoint:
         """
         from baleen.engine import Engine
 
-        folder = nano_dir() if model == NANO else Path(model)
+        is_nano = model == NANO
+        folder = nano_dir() if is_nano else Path(model)
         return cls(
-            Engine.load(model),
+            Engine.load(model, num_threads=1 if is_nano else None),  # too small to share out
             prompt,
             fingerprint=fingerprint(folder),
             temperature=temperature,

@@ -141,7 +141,9 @@ KINDS: Mapping[str, type[Record]] = {
 
 def to_fields(record: Record) -> dict[str, Any]:
     """The record as a flat mapping of plain values, with its kind."""
-    return {"kind": record.kind, **asdict(record)}
+    if isinstance(record, TurnDone):
+        return {"kind": record.kind, **asdict(record)}
+    return {"kind": record.kind, **vars(record)}
 
 
 def from_fields(values: Mapping[str, Any]) -> Record:

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,21 @@ from baleen.agent.runner import resume, start
 from baleen.agent.wal import Wal, frame
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["attempt"])
+FORKS.set_forkserver_preload(["attempt", "baleen.engine", "baleen.sandbox", "msgpack"])
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Where a process kills itself: at its nth appended record."""
+    """Where a process kills itself: at the nth record of a kind that it appends."""
 
-    record: int
+    kind: str
+    """`step` means any kind but `tokens` and `resumed`."""
+    number: int
     when: str
     """In the middle of the record (`torn`), `before` it or `after` it."""
+
+    def concerns(self, kind: str) -> bool:
+        return kind == self.kind or (self.kind == "step" and kind not in ("tokens", "resumed"))
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,29 @@ class Attempt:
         assert process.exitcode is not None, "the attempt hangs"
         return int(process.exitcode)
 
+    def work_until(self, num_bytes: int) -> bool:
+        """Work in a new process and kill it when its log has grown by so many bytes.
+
+        Returns:
+            Whether it had ended before.
+        """
+        wal = self.folder / "wal"
+        begun = _size(wal)
+        process = self.start()
+        while process.is_alive() and _size(wal) < begun + num_bytes:
+            time.sleep(0.0005)
+        process.kill()
+        process.join()
+        return bool(process.exitcode == 0)
+
     @property
     def summary(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return found
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _work(attempt: Attempt) -> None:
@@ -97,8 +122,8 @@ def _arm(kill: Kill) -> None:
 
     def dying(self: Wal, body: dict[str, Any]) -> None:
         nonlocal count
-        count += 1
-        if count == kill.record:
+        count += kill.concerns(body["kind"])
+        if count == kill.number:
             if kill.when == "torn":
                 data = frame(self.next_sequence, body)
                 os.write(self._descriptor, data[: len(data) // 2])
