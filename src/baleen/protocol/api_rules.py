@@ -32,8 +32,7 @@ def check_request(messages: Sequence[Message], shown: Sequence[Tool], response_f
         if not all(tool.strict for tool in shown):
             raise ToolSchemaError("Cannot use strict tool with non-strict tool in the same request")
     _check_dialogue(messages)
-    is_mentioned = any("json" in message.content.lower() for message in messages)
-    if _wants_object(response_format) and not is_mentioned:
+    if _wants_object(response_format) and not any("json" in m.content.lower() for m in messages):
         raise MessageError(
             "Prompt must contain the word 'json' in some form to use 'response_format' of type"
             " 'json_object'.",

@@ -84,7 +84,12 @@ def loads_api(text: str) -> Any:
     """
     if text.count("[") + text.count("{") > _MAX_DEPTH and depth(text) > _MAX_DEPTH:
         raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
-    value = _STRICT.decode(text)
+    if text.startswith("{"):
+        value, end = _STRICT.raw_decode(text)
+        if text[end:].strip(" \t\n\r"):
+            raise ValueError("text behind the JSON value")
+    else:
+        value = _STRICT.decode(text)
     if "\\u" in text:
         _refuse_surrogates(value)
     return value

@@ -147,8 +147,10 @@ def _write_turns(
 
 def _write_assistant(out: SegmentWriter, turn: Message, layout: Layout, *, thinks: bool) -> None:
     if thinks:
-        out.text(turn.reasoning or "")
-        out.special(tokens.THINK_CLOSE)
+        if turn.reasoning:
+            out.text_and_special(turn.reasoning, tokens.THINK_CLOSE)
+        else:
+            out.special(tokens.THINK_CLOSE)
     out.text(turn.content)
     if turn.calls:
         write_calls(out, turn.calls, layout.dialect, layout.flavor)

@@ -77,8 +77,7 @@ def write_tools(out: SegmentWriter, schema_lines: Sequence[str], dialect: Dialec
 
 def write_block_opener(out: SegmentWriter, dialect: Dialect) -> None:
     """Open a block; required calls outside thinking start the model right behind it."""
-    out.text("\n\n<")
-    out.special(DSML)
+    out.text_and_special("\n\n<", DSML)
     out.text(f"{dialect.block}>\n")
 
 
@@ -90,17 +89,12 @@ def write_calls(
     parameters_of = _checkpoint_parameters if flavor is Flavor.CHECKPOINT else _api_parameters
     dumps = jsontext.dumps_api if is_api_v4 else jsontext.dumps
     write_block_opener(out, dialect)
-    for position, call in enumerate(calls):
-        _write_call(
-            out,
-            call,
-            parameters_of(call, dumps),
-            dialect,
-            skips_blank=is_api_v4,
-            first=position == 0,
-        )
-    out.text("\n</")
-    out.special(DSML)
+    opener = "<"
+    for call in calls:
+        out.text_and_special(opener, DSML)
+        _write_call(out, call, parameters_of(call, dumps), dialect, skips_blank=is_api_v4)
+        opener = "\n<"
+    out.text_and_special("\n</", DSML)
     out.text(f"{dialect.block}>")
 
 
@@ -111,21 +105,18 @@ def _write_call(
     dialect: Dialect,
     *,
     skips_blank: bool,
-    first: bool,
 ) -> None:
-    out.text("<" if first else "\n<")
-    out.special(DSML)
-    out.text(f'{dialect.invoke} name="{call.name}">\n')
+    """Write what stands behind an invocation's first token."""
     tag = dialect.parameter
-    for position, (key, is_string, value) in enumerate(parameters):
-        out.text("\n<" if position else "<")
-        out.special(DSML)
-        out.text(f'{tag} name="{key}" string="{"true" if is_string else "false"}">{value}</')
-        out.special(DSML)
-        out.text(f"{tag}>")
+    before = f'{dialect.invoke} name="{call.name}">\n'
+    for key, is_string, value in parameters:
+        out.text_and_special(before + "<", DSML)
+        kind = "true" if is_string else "false"
+        out.text_and_special(f'{tag} name="{key}" string="{kind}">{value}</', DSML)
+        before = f"{tag}>\n"
     # On a call without arguments the API leaves out the blank line that every other encoder has.
-    out.text("</" if not parameters and skips_blank else "\n</")
-    out.special(DSML)
+    blank = "" if parameters or skips_blank else "\n"
+    out.text_and_special(f"{before}{blank}</", DSML)
     out.text(f"{dialect.invoke}>")
 
 
@@ -158,6 +149,8 @@ def _checkpoint_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool
 
 def _parameters(value: dict[str, Any], dumps: Dumps) -> list[tuple[str, bool, str]]:
     return [
-        (key, True, item) if isinstance(item, str) else (key, False, dumps(item))
+        (key, True, item)
+        if isinstance(item, str)
+        else (key, False, str(item) if type(item) is int else dumps(item))
         for key, item in value.items()
     ]

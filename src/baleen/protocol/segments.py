@@ -44,6 +44,12 @@ def split_template(template: str) -> tuple[Segment, ...]:
     return tuple(pieces)
 
 
+@cache
+def _special(token: str) -> Segment:
+    """One tuple per token: prompts hold very many of them."""
+    return token, True
+
+
 class SegmentWriter:
     """Collects segments; adjacent text becomes one segment."""
 
@@ -67,7 +73,15 @@ class SegmentWriter:
         if self._text:
             self._segments.append((self._text, False))
             self._text = ""
-        self._segments.append((token, True))
+        self._segments.append(_special(token))
+
+    def text_and_special(self, text: str, token: str) -> None:
+        """Append text and the special token behind it; saves a call where there are many."""
+        if self._text:
+            text = self._text + text
+            self._text = ""
+        self._segments.append((text, False))
+        self._segments.append(_special(token))
 
     def template(self, template: str) -> None:
         """Append a text of our own in which special tokens are spelled out."""
