@@ -61,6 +61,7 @@ def save_checkpoint(model: Transformer, folder: Path, format: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     partial = folder / (SINGLE_FILE + ".partial")
     save_file(tensors, str(partial), metadata={"format": "pt"})
+    partial.chmod(0o644)  # the library writes it for its owner alone; others install the wheel
     partial.replace(folder / SINGLE_FILE)
 
 

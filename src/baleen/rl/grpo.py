@@ -209,7 +209,7 @@ def _metrics(groups: Sequence[Sequence[Rollout]], norm: float, gap: float) -> di
 
 
 def _log(path: Path, step: int, metrics: dict[str, float]) -> None:
-    row = {"step": step, **{name: round(value, 5) for name, value in metrics.items()}}
+    row = {"step": step, **{name: float(f"{value:.4g}") for name, value in metrics.items()}}
     fresh = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)
