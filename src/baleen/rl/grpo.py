@@ -44,7 +44,7 @@ class GRPOConfig:
     """Tasks per step, over all workers."""
     group_size: int = 8
     lr: float = 2e-4
-    """At the first step; it falls to a tenth in a straight line, so that late steps undo nothing."""
+    """At the first step; it falls to a tenth in a straight line, so late steps undo nothing."""
     clip_low: float = 0.2
     clip_high: float = 0.28
     grad_clip: float = 1.0
