@@ -43,14 +43,19 @@ impl Spawner {
                 let socket = keep_only(theirs);
                 unsafe { _exit(if joined { serve(&socket) } else { 1 }) }
             }
-            pid => Ok(Spawner { pid, socket: ours }),
+            pid => {
+                set_nonblocking(ours.as_raw_fd());
+                Ok(Spawner { pid, socket: ours })
+            }
         }
     }
 
     pub fn confine(&self, rlimits: &[Value], userns: Option<&OwnedFd>) -> Res<()> {
         let fds: Vec<RawFd> = userns.iter().map(|fd| fd.as_raw_fd()).collect();
         send_with_fds(&self.socket, &frame::pack(&map! { "rlimits" => rlimits.to_vec() }), &fds)?;
-        self.outcome()
+        self.outcome()?;
+        set_nonblocking(self.socket.as_raw_fd()); // a stopped spawner must not stop process 1
+        Ok(())
     }
 
     /// Waits until the spawner is in its control groups.

@@ -11,6 +11,7 @@ extern "C" {
     fn mknod(path: *const c_char, mode: c_uint, dev: u64) -> c_int;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn socketpair(domain: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int;
+    fn connect(fd: c_int, addr: *const c_void, len: c_uint) -> c_int;
     fn bind(fd: c_int, addr: *const c_void, len: c_uint) -> c_int;
     fn sendmsg(fd: c_int, msg: *const MsgHdr, flags: c_int) -> isize;
     fn recvmsg(fd: c_int, msg: *mut MsgHdr, flags: c_int) -> isize;
@@ -23,6 +24,7 @@ extern "C" {
     pub fn poll(fds: *mut PollFd, count: c_ulong, timeout_ms: c_int) -> c_int;
     pub fn fork() -> c_int;
     pub fn setsid() -> c_int;
+    pub fn shutdown(fd: c_int, how: c_int) -> c_int;
     pub fn close(fd: c_int) -> c_int;
     pub fn kill(pid: c_int, signal: c_int) -> c_int;
     pub fn dup2(old: c_int, new: c_int) -> c_int;
@@ -68,6 +70,7 @@ pub const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 
 pub const POLLIN: i16 = 1;
 pub const POLLOUT: i16 = 4;
+pub const SHUT_WR: c_int = 1;
 pub const SIGKILL: c_int = 9;
 pub const SIGPIPE: c_int = 13;
 pub const SIGCHLD: c_int = 17;
@@ -357,6 +360,26 @@ pub fn bound_socket(path: &str) -> Res<OwnedFd> {
     Ok(fd)
 }
 
+/// Begins to connect to a TCP port of this network namespace's loopback; reading tells how it went.
+pub fn connect_loopback(port: u16) -> Res<OwnedFd> {
+    const AF_INET: c_int = 2;
+    const SOCK_NONBLOCK: c_int = 0o4000;
+    const EINPROGRESS: i32 = 115;
+    let kind = SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    let fd = owned(unsafe { socket(AF_INET, kind, 0) }.into(), "socket")?;
+    let mut addr = [0u8; 16];
+    addr[..2].copy_from_slice(&(AF_INET as u16).to_ne_bytes());
+    addr[2..4].copy_from_slice(&port.to_be_bytes());
+    addr[4..8].copy_from_slice(&[127, 0, 0, 1]);
+    if unsafe { connect(fd.as_raw_fd(), addr.as_ptr().cast(), 16) } < 0 {
+        let fail = Fail::last(format!("connect to port {port}"));
+        if fail.errno != EINPROGRESS {
+            return Err(fail);
+        }
+    }
+    Ok(fd)
+}
+
 const CMSG_HEADER: usize = 16;
 
 /// Sends bytes with file descriptors attached to the first of them.
@@ -458,11 +481,19 @@ pub fn read_exact(fd: RawFd, buf: &mut [u8]) -> Res<()> {
     Ok(())
 }
 
+/// How long a peer may take no byte at all before it counts as stuck.
+const STALL_MS: i32 = 3000;
+
 pub fn write_all(fd: RawFd, mut data: &[u8]) -> Res<()> {
     while !data.is_empty() {
-        match write_some(fd, data)? {
-            0 => wait(&mut [PollFd { fd, events: POLLOUT, revents: 0 }], -1)?,
-            n => data = &data[n..],
+        let written = write_some(fd, data)?;
+        data = &data[written..];
+        if written == 0 {
+            let mut fds = [PollFd { fd, events: POLLOUT, revents: 0 }];
+            wait(&mut fds, STALL_MS)?;
+            if fds[0].revents == 0 {
+                return Err(Fail { what: "the other end does not read".into(), errno: EAGAIN });
+            }
         }
     }
     Ok(())

@@ -32,8 +32,8 @@ VERBS = {
     "demo": Verb("baleen.cli.demo", "demo", "Kill an agent in mid-task and watch it finish."),
     "run": Verb("baleen.cli.run", "run", "Let an agent answer a question with tools."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
-    "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
+    "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "doctor": Verb("baleen.cli.doctor", "doctor", "Check what this machine can do."),
 }
 
@@ -100,6 +100,10 @@ def main(args: list[str] | None = None) -> int:
     except BaleenError as error:
         is_usage = isinstance(error, UsageError | ConfigError)
         return _fail(error.code, error.message, error.remedy, 2 if is_usage else 1, arguments)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        text = f"{place}{error.strerror or error}"
+        return _fail("os", text, "check that path, its rights and its disk", 1, arguments)
     return code if isinstance(code, int) else 0
 
 

@@ -191,7 +191,7 @@ class _Reader:
             else:
                 texts.append(self._part_text(index, kind, part))
             position += len(texts[-1]) + 2
-        return "\n\n".join(texts), images
+        return "\n\n".join(texts), tuple(images)
 
     def _part_text(self, index: int, kind: Any, part: Any) -> str:
         if kind == "text" and isinstance(part.get("text"), str):
@@ -225,3 +225,53 @@ def _string_or_none(index: int, field: str, value: Any) -> str | None:
     raise MessageError(
         f"`{field}` must be a string, not {type(value).__name__}", index=index, field=field
     )
+
+
+def write_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages of the internal type as Chat Completions messages."""
+    return [_write(message) for message in messages]
+
+
+def _write(message: Message) -> dict[str, Any]:
+    written: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.blocks is not None:
+        written["content"] = "\n\n".join(block.text for block in message.blocks)
+    if message.reasoning is not None:
+        written["reasoning_content"] = message.reasoning
+    if message.calls:
+        written["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+        ]
+    if message.call_id is not None:
+        written["tool_call_id"] = message.call_id
+    if message.task is not None:
+        written["task"] = message.task
+    if message.is_prefix:
+        written["prefix"] = True
+    return written
+
+
+def encode_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a Chat Completions body says to :meth:`Encoder.encode`, as keyword arguments.
+
+    Thinking is on unless the body switches it off, in one of the ways that clients know.
+    """
+    template = body.get("chat_template_kwargs") or {}
+    asked = (body.get("thinking") or {}).get("type")
+    thinking = template.get("thinking", True) if asked is None else asked != "disabled"
+    effort = body.get("reasoning_effort")
+    if effort == "none" and asked is not None:
+        effort = None
+    return {
+        "messages": body.get("messages") or [],
+        "tools": body.get("tools"),
+        "tool_choice": body.get("tool_choice"),
+        "thinking": bool(thinking),
+        "effort": effort,
+        "response_format": body.get("response_format"),
+    }

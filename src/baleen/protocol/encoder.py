@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from baleen.protocol.revision import Effort, Flavor, Revision, effort_prefix
 from baleen.protocol.segments import SegmentWriter
 from baleen.protocol.tool_choice import ChoiceMode, ToolChoice, read_tool_choice
 from baleen.protocol.tools import Tool, read_tools
+
+Restore = Callable[[Sequence[Message]], Sequence[Message]]
 
 
 class Encoder:
@@ -59,6 +61,7 @@ class Encoder:
         continue_final: bool = False,
         keep_reasoning: bool = False,
         previous: Prompt | None = None,
+        restore: Restore | None = None,
     ) -> Prompt:
         """Encode messages (dicts as in Chat Completions, or :class:`Message`) for one answer.
 
@@ -69,6 +72,9 @@ class Encoder:
 
         ``previous`` is an earlier prompt of the same conversation; if this one does not begin with
         it, ``cache_break_reason`` names the first message that differs.
+
+        ``restore`` puts the tokens of turns that were sampled here in place of their messages, see
+        :meth:`baleen.protocol.replay.ReplayStore.restore`.
 
         A forced ``tool_choice`` outside thinking starts the answer inside a block. With thinking
         the prompt is that of a free choice: the model thinks first, and whoever samples has to
@@ -84,10 +90,10 @@ class Encoder:
         dumps = printer(self.revision, self.flavor)
         declared = read_tools(tools, self.flavor, dumps, closes=tool_choice != "none")
         choice = read_tool_choice(tool_choice, declared)
-        read = read_messages(messages, self.flavor, self._image_token)
+        read: Sequence[Message] = read_messages(messages, self.flavor, self._image_token)
         if self.flavor is Flavor.API and read[-1].is_prefix and not continue_final:
             check_prefix(read, declared, response_format)
-        read = _mark_continuation(read, continue_final)
+        read = _mark_continuation(read if restore is None else restore(read), continue_final)
         start = _start(read[-1], thinking)
         forces_block = choice.forces and not thinking and start is None
         shown = _shown(declared, choice, only_chosen=forces_block)
@@ -124,6 +130,7 @@ class Encoder:
             choice=choice,
             request=Request(read, options, layout),
             marks=out.marks,
+            sampled=out.sampled,
         )
         return prompt if previous is None else _compared(previous, prompt)
 
@@ -131,7 +138,9 @@ class Encoder:
     def _has_api_layout(self) -> bool:
         return self.flavor is Flavor.API or self.revision is Revision.V41
 
-    def extend(self, prompt: Prompt, messages: Sequence[Any]) -> Prompt:
+    def extend(
+        self, prompt: Prompt, messages: Sequence[Any], restore: Restore | None = None
+    ) -> Prompt:
         """Go on from a prompt: the answer that it got, what followed, and the next answer's header.
 
         The same as encoding all messages at once. Where the new ones only append, which is the rule
@@ -145,9 +154,14 @@ class Encoder:
         if request is None:
             raise MessageError("this prompt does not know what it was made of")
         known = request.messages[-1].index + 1
-        read = read_messages(messages, self.flavor, self._image_token, first_index=known)
+        read: Sequence[Message] = read_messages(
+            messages, self.flavor, self._image_token, first_index=known
+        )
         if not _appends(prompt, request, read):
-            return self.encode([*prompt.messages, *read], previous=prompt, **request.options)
+            everything = [*prompt.messages, *read]
+            return self.encode(everything, previous=prompt, restore=restore, **request.options)
+        if restore is not None:
+            read = restore([*_since_last_answer(prompt), *read])[-len(read) :]
         if self.flavor is Flavor.API:
             check_request(read, (), None)
         out = SegmentWriter()
@@ -159,8 +173,19 @@ class Encoder:
             parent=prompt,
             request=replace(request, messages=read),
             marks=out.marks,
+            sampled=out.sampled,
             _ids={},
         )
+
+
+def _since_last_answer(prompt: Prompt) -> list[Message]:
+    """What the new answer was given to; a turn without calls is recognised by it."""
+    since: list[Message] = []
+    for message in reversed(prompt.request.messages if prompt.request else ()):
+        if message.role is Role.ASSISTANT:
+            break
+        since.append(message)
+    return since[::-1]
 
 
 def _appends(prompt: Prompt, request: Request, new: Sequence[Message]) -> bool:
@@ -191,7 +216,7 @@ def _shown(declared: Sequence[Tool], choice: ToolChoice, *, only_chosen: bool) -
     return [tool for tool in declared if not only_chosen or choice.allows(tool)]
 
 
-def _mark_continuation(messages: list[Message], continue_final: bool) -> list[Message]:
+def _mark_continuation(messages: Sequence[Message], continue_final: bool) -> Sequence[Message]:
     final = messages[-1]
     misplaced = [m for m in messages if m.is_prefix and m is not final]
     if continue_final and final.role is not Role.ASSISTANT:

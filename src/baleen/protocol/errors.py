@@ -7,7 +7,8 @@
     ├── ToolSchemaError             bad-tool         a tool definition that cannot be rendered
     ├── EffortError                 bad-effort       an effort that the revision does not know
     ├── RevisionError               bad-revision     an unknown or undetectable prompt revision
-    └── TokenizerError              bad-tokenizer    a tokenizer that lacks a special token
+    ├── TokenizerError              bad-tokenizer    a tokenizer that lacks a special token
+    └── ReplayError                 bad-replay-file  a replay file of another format
 
 The parser is absent on purpose: whatever a model says is a result, never an exception.
 """
@@ -67,3 +68,9 @@ class TokenizerError(ProtocolError):
     """A tokenizer that cannot express the prompt: a special token is missing from it."""
 
     code = "bad-tokenizer"
+
+
+class ReplayError(ProtocolError):
+    """A replay file that this version cannot read."""
+
+    code = "bad-replay-file"

@@ -114,6 +114,22 @@ def write_text(out: SegmentWriter, text: str, images: Sequence[int]) -> None:
     out.text(text[position:])
 
 
+def write_replay(out: SegmentWriter, turn: Message, *, thinks: bool) -> bool:
+    """Write a turn as it was sampled; False if it was not, or cannot do without its reasoning.
+
+    ``thinks`` says that the turn's header opens the reasoning.
+    """
+    replay = turn.replay
+    if replay is None or (replay.is_open_ended and not thinks):
+        return False
+    if thinks and replay.reasoning:
+        out.replay(replay.reasoning, replay.reasoning_ids)
+    elif thinks and not replay.is_open_ended:
+        out.special(tokens.THINK_CLOSE)
+    out.replay(replay.rest, replay.rest_ids)
+    return True
+
+
 def write_reminder(out: SegmentWriter, turn: Message) -> None:
     """A reminder turn."""
     out.special(tokens.REMINDER)

@@ -11,6 +11,7 @@ from baleen.protocol.layout import (
     Layout,
     write_header,
     write_reminder,
+    write_replay,
     write_suffixes,
     write_text,
     write_user,
@@ -146,6 +147,8 @@ def _write_turns(
 
 
 def _write_assistant(out: SegmentWriter, turn: Message, layout: Layout, *, thinks: bool) -> None:
+    if write_replay(out, turn, thinks=thinks):
+        return
     if thinks:
         if turn.reasoning:
             out.text_and_special(turn.reasoning, tokens.THINK_CLOSE)

@@ -10,6 +10,7 @@ from baleen.protocol.layout import (
     Layout,
     write_header,
     write_reminder,
+    write_replay,
     write_response_format,
     write_suffixes,
     write_text,
@@ -94,7 +95,10 @@ def _write_turn(
 def _write_assistant(
     out: SegmentWriter, turn: Message, previous: Message | None, layout: Layout, *, thinks: bool
 ) -> None:
-    if thinks and (previous is None or previous.task is None):
+    thinks = thinks and (previous is None or previous.task is None)
+    if write_replay(out, turn, thinks=thinks):
+        return
+    if thinks:
         out.text(turn.reasoning or "")
         if turn.content or not turn.is_prefix:
             out.special(tokens.THINK_CLOSE)

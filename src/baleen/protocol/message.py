@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from baleen.protocol.segments import Segment
+
 
 class Role(StrEnum):
     """Who speaks."""
@@ -43,6 +45,19 @@ class Block:
     """Where in the text image placeholders start."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """An assistant turn as it was sampled, the end-of-sentence token included."""
+
+    reasoning: Sequence[Segment]
+    """Up to and including ``</think>``; empty if it has none."""
+    rest: Sequence[Segment]
+    reasoning_ids: Sequence[int]
+    rest_ids: Sequence[int]
+    is_open_ended: bool = False
+    """The turn began in reasoning that nothing closed, so it cannot do without it."""
+
+
 @dataclass(slots=True)
 class Message:
     """One message, free of any dialect.
@@ -70,3 +85,5 @@ class Message:
     """An assistant turn written without its closing token."""
     is_prefix: bool = False
     """The model is to continue this very message."""
+    replay: Replay | None = None
+    """The turn's own tokens, to be used in place of its fields."""

@@ -15,6 +15,7 @@ from baleen.protocol import tokens
 from baleen.protocol.errors import TokenizerError
 from baleen.protocol.lexer import TextLexer, dispatch
 from baleen.protocol.machine import Machine
+from baleen.protocol.segments import Segment
 
 _CACHE_SIZE: Final = 8
 _REPLACEMENT: Final = "�"
@@ -58,6 +59,34 @@ class PieceTable:
         if known is None:
             known = self._bytes[number] = self._look_up(number)
         return known
+
+    def ids_of(self, token: str) -> frozenset[int]:
+        """The ids of a special token; empty if the tokenizer has none."""
+        return frozenset(number for number, known in self.markers.items() if known == token)
+
+    def segments_of(self, ids: Iterable[int]) -> list[Segment]:
+        """Ids as segments: markers alone, the text between them in one piece."""
+        segments: list[Segment] = []
+        run: list[int] = []
+        for number in ids:
+            marker = self.markers.get(number)
+            if marker is None:
+                run.append(number)
+                continue
+            self._add_text(segments, run)
+            segments.append((marker, True))
+            run = []
+        self._add_text(segments, run)
+        return segments
+
+    def _add_text(self, segments: list[Segment], ids: list[int]) -> None:
+        if not ids:
+            return
+        if self.is_byte_level:
+            text = b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+        else:
+            text = str(self.backend.decode(ids, skip_special_tokens=False))
+        segments.append((text, False))
 
     def _look_up(self, number: int) -> bytes:
         token = self.backend.id_to_token(number)

@@ -10,7 +10,7 @@ from typing import Any
 from baleen.protocol.layout import Layout
 from baleen.protocol.message import Message
 from baleen.protocol.parser import Parser
-from baleen.protocol.segments import Mark, Segment
+from baleen.protocol.segments import Mark, Sampled, Segment
 from baleen.protocol.tokenizing import SegmentEncoder, encoder_for
 from baleen.protocol.tool_choice import ChoiceMode, ToolChoice
 
@@ -42,6 +42,8 @@ class Prompt:
     """What it was made of; needed to go on from it."""
     marks: Sequence[Mark] = ()
     """Which of the new segments each message starts with."""
+    sampled: Sequence[Sampled] = ()
+    """Runs of the new segments whose ids are known because they were sampled."""
     _ids: dict[SegmentEncoder, list[int]] = field(default_factory=dict, repr=False, compare=False)
     cache_break_reason: str | None = None
     """Why this is not the continuation of the prompt it was to continue; None if it is."""
@@ -82,7 +84,7 @@ class Prompt:
         for prompt in self._lineage():
             known = prompt._ids.get(encoder)
             if known is None:
-                known = prompt._ids[encoder] = encoder.encode(prompt.new_segments)
+                known = prompt._ids[encoder] = encoder.encode(prompt.new_segments, prompt.sampled)
             ids += known
         return ids
 

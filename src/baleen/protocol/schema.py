@@ -55,7 +55,8 @@ class Schema:
             node = node.get(step) if isinstance(node, Mapping) else None
         return node if node is not None else {}
 
-    def _under(self, node: Any) -> Schema:
+    def under(self, node: Any) -> Schema:
+        """A schema that stands within this one."""
         return Schema(node, self._root)
 
     @property
@@ -67,7 +68,7 @@ class Schema:
     def property(self, name: str) -> Schema | None:
         """The schema of one property, None if it says nothing about that name."""
         found = self.properties.get(name)
-        return self._under(found) if isinstance(found, Mapping) and found else None
+        return self.under(found) if isinstance(found, Mapping) and found else None
 
     def admits_strings(self) -> bool:
         """Whether some string could validate; errs on the side of yes."""
@@ -90,12 +91,12 @@ class Schema:
         for key in ("anyOf", "oneOf"):
             options = node.get(key)
             if isinstance(options, Sequence) and not any(
-                self._under(option)._admits_strings(budget - 1) for option in options
+                self.under(option)._admits_strings(budget - 1) for option in options
             ):
                 return False
         every = node.get("allOf")
         if isinstance(every, Sequence):
-            return all(self._under(o)._admits_strings(budget - 1) for o in every)
+            return all(self.under(o)._admits_strings(budget - 1) for o in every)
         return True
 
     def validates(self, value: Any, budget: int = 200) -> bool:
@@ -118,10 +119,10 @@ class Schema:
         for key, suffices in _COMBINATIONS.items():
             options = node.get(key)
             if isinstance(options, Sequence):
-                num_fitting = sum(self._under(o).validates(value, budget) for o in options)
+                num_fitting = sum(self.under(o).validates(value, budget) for o in options)
                 if not suffices(num_fitting, len(options)):
                     return False
-        return "not" not in node or not self._under(node["not"]).validates(value, budget)
+        return "not" not in node or not self.under(node["not"]).validates(value, budget)
 
     def _members_fit(self, node: Mapping[str, Any], value: Any, budget: int) -> bool:
         if not isinstance(value, dict):
@@ -134,7 +135,7 @@ class Schema:
             others = None
         for name, member in value.items():
             rule = known.get(name, others)
-            if rule is not None and not self._under(rule).validates(member, budget):
+            if rule is not None and not self.under(rule).validates(member, budget):
                 return False
         return True
 
@@ -147,7 +148,7 @@ class Schema:
         rules = list(leading) if isinstance(leading, Sequence) else []
         for place, item in enumerate(value):
             rule = rules[place] if place < len(rules) else rest
-            if rule is not None and not self._under(rule).validates(item, budget):
+            if rule is not None and not self.under(rule).validates(item, budget):
                 return False
         return True
 

@@ -8,6 +8,7 @@ this module's writer makes special segments; text from messages, tools and schem
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -22,6 +23,14 @@ class Mark(NamedTuple):
     segment: int
     message: int
     kind: str
+
+
+class Sampled(NamedTuple):
+    """A run of segments whose ids are known, because a model has sampled them."""
+
+    start: int
+    end: int
+    ids: Sequence[int]
 
 
 _IN_TEMPLATES: Final = re.compile(
@@ -53,10 +62,11 @@ def _special(token: str) -> Segment:
 class SegmentWriter:
     """Collects segments; adjacent text becomes one segment."""
 
-    __slots__ = ("_segments", "_text", "marks")
+    __slots__ = ("_segments", "_text", "marks", "sampled")
 
     def __init__(self) -> None:
         self.marks: list[Mark] = []
+        self.sampled: list[Sampled] = []
         self._segments: list[Segment] = []
         self._text = ""
 
@@ -90,6 +100,14 @@ class SegmentWriter:
                 self.special(text)
             else:
                 self._text += text
+
+    def replay(self, segments: Sequence[Segment], ids: Sequence[int]) -> None:
+        """Append what was sampled, with its ids; it begins behind a special token."""
+        if self._text:
+            raise AssertionError("sampled tokens begin behind a special token")
+        start = len(self._segments)
+        self._segments.extend(segments)
+        self.sampled.append(Sampled(start, len(self._segments), ids))
 
     def finish(self) -> list[Segment]:
         """The segments so far; the writer can go on."""

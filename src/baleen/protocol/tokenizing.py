@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from baleen.protocol import tokens
 from baleen.protocol.errors import TokenizerError
-from baleen.protocol.segments import Segment
+from baleen.protocol.segments import Sampled, Segment
 
 
 class Tokenizer(Protocol):
@@ -48,12 +48,21 @@ class SegmentEncoder:
         else:
             self._plain = _with_cut_spellings(backend, {*tokens.ALL, *added.values()})
 
-    def encode(self, segments: Iterable[Segment]) -> list[int]:
-        """Ids of the segments.
+    def encode(self, segments: Sequence[Segment], sampled: Sequence[Sampled] = ()) -> list[int]:
+        """Ids of the segments; those of ``sampled`` runs are taken as they are.
 
         Raises:
             TokenizerError: a special token is not in the vocabulary.
         """
+        ids: list[int] = []
+        position = 0
+        for run in sampled:
+            ids += self._encode(segments[position : run.start])
+            ids += run.ids
+            position = run.end
+        return ids + self._encode(segments[position:])
+
+    def _encode(self, segments: Iterable[Segment]) -> list[int]:
         ids: list[int] = []
         special_ids = self._special_ids
         for text, is_special in segments:

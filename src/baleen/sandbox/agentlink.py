@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from .frames import Link, Message
 
 OnOutput = Callable[[int, bytes], None]
 AGENT_PROTOCOL = 1
+_FIRST_CONNECTION = 1 << 40
 
 
 @dataclass
@@ -33,7 +34,7 @@ class AgentLink:
         self._operations: dict[int, _Operation] = {}
         self._on_gone = on_gone
         self._hello: asyncio.Future[Message] | None = None
-        self._count = 1 << 40  # file operations; exec operations carry their log record's seq
+        self._count = _FIRST_CONNECTION  # commands carry their log record's seq, which is smaller
         self.pid = 0
         self.known: dict[int, str] = {}
         """Operations in the box's journal when this connection began, with their state."""
@@ -96,12 +97,31 @@ class AgentLink:
             "stderr": b"".join(operation.output[2]),
         }
 
+    def start_helper(self, argv: Sequence[str]) -> None:
+        """Starts the process that serves jobs with ``via`` "helper"."""
+        self._link.send({"t": "helper", "argv": list(argv)})
+
     def acknowledge(self, op: int) -> None:
         """Tells the box that the result is in the log and may be forgotten."""
         self._link.send({"t": "ack", "op": op})
 
     def send_input(self, op: int, data: bytes, *, eof: bool) -> None:
         self._link.send({"t": "stdin", "op": op, "data": data, "eof": eof})
+
+    def resize(self, op: int, rows: int, columns: int) -> None:
+        self._link.send({"t": "resize", "op": op, "rows": rows, "cols": columns})
+
+    async def connect_port(self, port: int, on_data: OnOutput) -> tuple[int, asyncio.Task[Message]]:
+        """Connects to a TCP port of the box; returns the number to send to and its end."""
+        self._count += 1
+        op = self._count
+        message = {"t": "connect", "op": op, "port": port}
+        task = asyncio.create_task(self._operate(op, message, on_data))
+        await asyncio.sleep(0)  # the task has sent its request
+        return op, task
+
+    def disconnect(self, op: int) -> None:
+        self._link.send({"t": "cancel", "op": op})
 
     def signal(self, op: int, number: int) -> None:
         self._link.send({"t": "signal", "op": op, "signal": number})
@@ -120,11 +140,13 @@ class AgentLink:
         kind = message["t"]
         if kind == "hello" and self._hello is not None and not self._hello.done():
             self._hello.set_result(message)
-        operation = self._operations.get(message.get("op", -1))
+        op = message.get("op", -1)
+        operation = self._operations.get(op)
         if operation is None:
             return
         if kind == "out":
-            operation.output[message["fd"]].append(message["data"])
+            if op < _FIRST_CONNECTION:
+                operation.output[message["fd"]].append(message["data"])
             if operation.on_output is not None:
                 operation.on_output(message["fd"], message["data"])
         elif kind in ("exit", "file") and not operation.done.done():
@@ -137,6 +159,9 @@ class AgentLink:
                 future.set_exception(BoxGoneError("the box ended"))
                 future.exception()  # seen: nobody may be left to ask
         self._on_gone()
+
+    async def drained(self) -> None:
+        await self._link.drained()
 
     def close(self) -> None:
         self._link.close()

@@ -46,9 +46,10 @@ def is_privileged() -> bool:
 
 def backends() -> list[Backend]:
     """Every backend with what it offers here or why it is not offered."""
+    container = _container()
     return [
-        Backend("function", False, "pre-forked interpreters are not available yet"),
-        _container(),
+        _function(container),
+        container,
         _by_program("gvisor", "runsc"),
         _by_program("microvm", "firecracker", "/dev/kvm"),
         _by_program("vm", "qemu-system-x86_64"),
@@ -76,7 +77,8 @@ def _container() -> Backend:
         "disk": "tmpfs of disk_mb; what is written counts as memory of the box",
         "mounts": ["ro", "rw"],
         "streams": True,
-        "pty": False,
+        "pty": True,
+        "ports": True,
         "snapshot": False,
         "fork": False,
         "pause": False,
@@ -84,6 +86,13 @@ def _container() -> Backend:
     return Backend(
         "container", True, "own launcher: namespaces, overlay, seccomp, cgroups", capabilities
     )
+
+
+def _function(container: Backend) -> Backend:
+    if not container.available:
+        return Backend("function", False, container.reason)
+    reason = "a container whose Python interpreter forks a child per call"
+    return Backend("function", True, reason, {**container.capabilities, "calls": True})
 
 
 def _by_program(name: str, program: str, device: str | None = None) -> Backend:
@@ -103,7 +112,7 @@ def check_offered(spec: BoxSpec, network: str | Allowlist) -> None:
         UnsupportedError: a backend or network mode that is not available, with the reason.
         HostError: containers cannot run on this host.
     """
-    if spec.backend != "container":
+    if spec.backend not in ("container", "function"):
         chosen = next(backend for backend in backends() if backend.name == spec.backend)
         raise UnsupportedError(
             f"backend {spec.backend!r}: {chosen.reason}", remedy='use backend="container"'

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .errors import (
     InDoubtError,
     TrajectoryError,
 )
+from .ports import PortForward
 from .spec import BoxSpec, RunResult
 from .trajectory import Kind, Log, Record, fetch
 
@@ -44,6 +45,8 @@ class Use:
     job: dict[str, Any]
     result_offset: int | None = None
     running: asyncio.Task[RunResult] | None = None
+    dispatched: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once process 1 has the command, so that input for it cannot arrive before it."""
 
 
 class Box:
@@ -63,7 +66,7 @@ class Box:
         self.idle_since = time.monotonic()
         self._executor = executor
         self._uses: dict[str, Use] = {}
-        self._streams: dict[str, int] = {}
+        self._ports: dict[int, tuple[PortForward, int]] = {}
 
     @property
     def is_busy(self) -> bool:
@@ -152,7 +155,6 @@ class Box:
         def ended(task: asyncio.Task[RunResult]) -> None:
             use.running = None
             self.idle_since = time.monotonic()
-            self._streams.pop(key, None)
             if not task.cancelled():
                 task.exception()  # seen: the client may be gone
 
@@ -169,7 +171,7 @@ class Box:
                 self._uses.pop(key, None)
                 raise
             use.intent_seq = record.seq
-        self._streams[key] = use.intent_seq
+        asyncio.get_running_loop().call_soon(use.dispatched.set)  # after the dispatch below
         end = await self._dispatch(use, on_output)
         if end["error"] is not None:
             self._uses.pop(key, None)
@@ -228,15 +230,46 @@ class Box:
     def _recorded(self, offset: int) -> RunResult:
         return result_of(self.log.path, self.log.read_at(offset))
 
-    def send_input(self, key: str, data: bytes, *, eof: bool) -> None:
-        """Feeds a running command's standard input."""
-        if self.link is not None and key in self._streams:
-            self.link.send_input(self._streams[key], data, eof=eof)
+    async def _running_op(self, key: str) -> tuple[AgentLink, int] | None:
+        use = self._uses.get(key)
+        if use is None or use.running is None or self.link is None:
+            return None
+        await use.dispatched.wait()
+        return self.link, use.intent_seq
 
-    def signal(self, key: str, number: int) -> None:
+    async def send_input(self, key: str, data: bytes, *, eof: bool) -> None:
+        """Feeds a running command's standard input; one that has ended takes nothing."""
+        if (running := await self._running_op(key)) is not None:
+            link, op = running
+            link.send_input(op, data, eof=eof)
+            await link.drained()
+
+    async def resize(self, key: str, rows: int, columns: int) -> None:
+        """Sets the window size of a command on a terminal."""
+        if (running := await self._running_op(key)) is not None:
+            link, op = running
+            link.resize(op, rows, columns)
+
+    async def signal(self, key: str, number: int) -> None:
         """Signals a running command's process group."""
-        if self.link is not None and key in self._streams:
-            self.link.signal(self._streams[key], number)
+        if (running := await self._running_op(key)) is not None:
+            link, op = running
+            link.signal(op, number)
+
+    async def forward(self, port: int) -> int:
+        """Returns the port of the host's loopback that leads to a port of the box."""
+        if self.link is None or self.ended is not None:
+            raise gone(self.id, self.ended or Cause.NODE_LOST)
+        if port not in self._ports:
+            forward = PortForward(self.link, port)
+            self._ports[port] = (forward, await forward.start())
+        return self._ports[port][1]
+
+    def stop_forwards(self) -> None:
+        """Closes every forwarded port."""
+        for forward, _ in self._ports.values():
+            forward.stop()
+        self._ports.clear()
 
 
 def result_of(path: Path, record: Record) -> RunResult:

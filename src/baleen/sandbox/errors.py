@@ -13,6 +13,7 @@
     ├── DivergenceError   sandbox-divergence   a key was used again with other arguments
     ├── InDoubtError      sandbox-in-doubt     dispatched, result unknown; never run again silently
     ├── TrajectoryError   sandbox-trajectory   the log is damaged or cannot be written
+    ├── CallError         sandbox-call         a function called in a box gave no value
     └── BoxFileError      sandbox-file         a file operation in the box failed (also OSError)
 """
 
@@ -107,6 +108,23 @@ class TrajectoryError(SandboxError):
     """The trajectory log is damaged, or the disk refuses a record."""
 
     code = "sandbox-trajectory"
+
+
+class CallError(SandboxError):
+    """A function called in a box raised, was killed or ran out of time.
+
+    The one error here that is about the caller's own code: ``kind`` names the exception's type
+    there, ``output`` is what it printed, traceback included.
+    """
+
+    code = "sandbox-call"
+
+    def __init__(
+        self, message: str, *, remedy: str | None = None, kind: str = "", output: str = ""
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.kind = kind
+        self.output = output
 
 
 class BoxFileError(SandboxError, OSError):

@@ -15,6 +15,7 @@ from baleen.errors import SandboxError
 
 from .agentlink import AgentLink
 from .box import Box, gone
+from .call import helper_argv
 from .cgroups import Groups
 from .errors import BoxGoneError, CapacityError, Cause, LaunchError, UnsupportedError
 from .home import Home
@@ -128,6 +129,8 @@ class Registry:
             answer = await self._launcher.create(launch)
             box.pid, box.groups = answer["pid"], answer["groups"]
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
+            if spec.python:
+                box.link.start_helper(helper_argv(spec.python))
         except BaseException as error:
             self._abandon(folder, log, slot)
             if isinstance(error, OSError):
@@ -208,6 +211,7 @@ class Registry:
 
     async def _remove(self, box: Box, cause: Cause) -> None:
         box.ended = cause
+        box.stop_forwards()
         try:
             await self._launcher.destroy(box.id, box.groups)
             if box.link is not None:
@@ -308,6 +312,7 @@ class Registry:
     async def stop(self) -> None:
         """Lets go of everything; boxes live on."""
         for box in self._boxes.values():
+            box.stop_forwards()
             if box.link is not None:
                 box.link.close()
             box.log.close()

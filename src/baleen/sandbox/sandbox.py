@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from weakref import WeakKeyDictionary
 
 from baleen.errors import SandboxError, UsageError
 
 from .backends import Backend, backends, check_offered
+from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
 from .errors import BoxGoneError, UnsupportedError
 from .files import Files
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
+T = TypeVar("T")
 _Clients = WeakKeyDictionary[asyncio.AbstractEventLoop, EdgeClient]
+MountSpec = tuple[str | os.PathLike[str], str] | tuple[str | os.PathLike[str], str, str]
 Argv = Sequence[str | bytes | os.PathLike[str]]
 
 
@@ -55,9 +58,7 @@ class Sandbox:
         image: str | os.PathLike[str] = "host",
         workspace: str | None = None,
         toolkits: Sequence[str] = (),
-        mounts: Sequence[
-            tuple[str | os.PathLike[str], str] | tuple[str | os.PathLike[str], str, str]
-        ] = (),
+        mounts: Sequence[MountSpec] = (),
         cpu: float = 1.0,
         memory_mb: int = 512,
         disk_mb: int = 1024,
@@ -71,7 +72,7 @@ class Sandbox:
         """Makes a box.
 
         Args:
-            backend: "container"; :meth:`backends` lists what this host offers.
+            backend: "container" or "function"; :meth:`backends` lists what this host offers.
             image: "host" (a view of this host's programs) or a root file system's directory.
             workspace: not available yet.
             toolkits: not available yet.
@@ -101,12 +102,15 @@ class Sandbox:
             raise UsageError(
                 f"unknown network {network!r}", remedy='"none", "public" or an Allowlist'
             )
+        python: list[str] = []
+        needed: list[Mount] = []
+        if backend == "function":
+            python, needed = interpreter()
         spec = BoxSpec(
             backend=backend,
             image=image if image == "host" else _image(image),
-            mounts=tuple(
-                Mount(str(Path(m[0]).resolve()), m[1], m[2] if len(m) > 2 else "ro") for m in mounts
-            ),
+            mounts=(*needed, *map(_mount, mounts)),
+            python=tuple(python),
             cpu=cpu,
             memory_mb=memory_mb,
             disk_mb=disk_mb,
@@ -204,6 +208,36 @@ class Sandbox:
         """Runs a line with ``/bin/sh -c``; options as in :meth:`run`."""
         return await self.run(["/bin/sh", "-c", line], **options)
 
+    async def call(
+        self,
+        function: Callable[..., T],
+        /,
+        *arguments: Any,
+        timeout_s: float | None = 30,
+        key: str | None = None,
+        **options: Any,
+    ) -> T:
+        """Calls a Python function in a fresh fork of the box's interpreter (backend "function").
+
+        Function, arguments and closure travel by value; modules that it names must be installed. It
+        may return plain data: None, bool, int, float, str, bytes, lists, tuples and dicts of them.
+
+        Raises:
+            CallError: it raised, was killed or ran out of time.
+            UsageError: something cannot travel, or the box is of another backend.
+            DivergenceError, InDoubtError, BoxGoneError: as in :meth:`run`.
+        """
+        if self._about["spec"]["backend"] != "function":
+            raise UsageError(
+                f"box {self.id} is a container", remedy='create it with backend="function"'
+            )
+        name = getattr(function, "__qualname__", repr(function))
+        packed = pack_call(function, arguments, options)
+        job = _job(["call", name], timeout_s, None, None, packed, None, MAX_OUTPUT_BYTES)
+        answer = await self._ask("run", key=key or _fresh_key(), job=job | {"via": "helper"})
+        value: T = result_of_call(name, RunResult.from_wire(answer))
+        return value
+
     def stream(
         self,
         argv: Argv,
@@ -221,6 +255,31 @@ class Sandbox:
         job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
         job |= {"live": True, "stdin_open": stdin_open}
         return Process(self, key or _fresh_key(), job)
+
+    def pty(
+        self,
+        argv: Argv,
+        *,
+        rows: int = 24,
+        columns: int = 80,
+        timeout_s: float | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        key: str | None = None,
+    ) -> Process:
+        """Starts a command on a terminal; its output is one stream, its input is open."""
+        env = {"TERM": "xterm-256color", **(env or {})}
+        job = _job(argv, timeout_s, cwd, env, None, user, MAX_OUTPUT_BYTES)
+        job |= {"live": True, "tty": True, "rows": rows, "cols": columns}
+        return Process(self, key or _fresh_key(), job)
+
+    async def port(self, number: int) -> str:
+        """Returns the host's address, ``127.0.0.1:n``, that leads to a TCP port of the box.
+
+        It holds until the box or the edge ends; ask again after a restart of the edge.
+        """
+        return f"127.0.0.1:{await self._ask('port', port=number)}"
 
     async def _ask(self, do: str, **arguments: Any) -> Any:
         if self._client is None:
@@ -274,6 +333,12 @@ class Process:
             self._task = asyncio.create_task(self._run())
         return self._task
 
+    async def _started(self) -> None:
+        """Returns when the command has been asked for: only then may input for it follow."""
+        if self._task is None:
+            self._start()
+            await asyncio.sleep(0)
+
     async def _run(self) -> RunResult:
         def take(stream: int, data: bytes) -> None:
             self._queue.put_nowait(Output("stdout" if stream == 1 else "stderr", data))
@@ -301,13 +366,18 @@ class Process:
 
     async def write(self, data: bytes | str, *, eof: bool = False) -> None:
         """Feeds standard input of a command started with ``stdin_open=True``."""
-        self._start()
+        await self._started()
         content = data.encode() if isinstance(data, str) else data
         await self._box._ask("stdin", key=self._key, data=content, eof=eof)
 
+    async def resize(self, rows: int, columns: int) -> None:
+        """Sets the window size of a command started with :meth:`Sandbox.pty`."""
+        await self._started()
+        await self._box._ask("resize", key=self._key, rows=rows, columns=columns)
+
     async def send_signal(self, number: int) -> None:
         """Signals the command's process group."""
-        self._start()
+        await self._started()
         await self._box._ask("signal", key=self._key, signal=int(number))
 
 
@@ -345,6 +415,10 @@ async def _edge() -> AsyncIterator[EdgeClient]:
 
 def _fresh_key() -> str:
     return f"auto:{uuid.uuid4().hex}"
+
+
+def _mount(mount: MountSpec) -> Mount:
+    return Mount(str(Path(mount[0]).resolve()), mount[1], mount[2] if len(mount) > 2 else "ro")
 
 
 def _image(image: str | os.PathLike[str]) -> str:

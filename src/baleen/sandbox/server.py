@@ -141,10 +141,17 @@ class Client:
 
     async def stdin(self, message: Message) -> Any:
         box = self._registry.find(message["box"])
-        box.send_input(message["key"], message["data"], eof=message["eof"])
+        await box.send_input(message["key"], message["data"], eof=message["eof"])
 
     async def signal(self, message: Message) -> Any:
-        self._registry.find(message["box"]).signal(message["key"], message["signal"])
+        await self._registry.find(message["box"]).signal(message["key"], message["signal"])
+
+    async def resize(self, message: Message) -> Any:
+        box = self._registry.find(message["box"])
+        await box.resize(message["key"], message["rows"], message["columns"])
+
+    async def port(self, message: Message) -> Any:
+        return await self._registry.find(message["box"]).forward(message["port"])
 
     async def file(self, message: Message) -> Any:
         box = self._registry.find(message["box"])
@@ -201,6 +208,8 @@ _HANDLERS: dict[str, _Handler] = {
         "run",
         "stdin",
         "signal",
+        "resize",
+        "port",
         "file",
         "close",
         "list",

@@ -62,6 +62,8 @@ class BoxSpec:
     job: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     trajectory: str | None = None
+    python: tuple[str, ...] = ()
+    """Backend "function": the interpreter and its import path."""
 
     def __post_init__(self) -> None:
         _positive("cpu", self.cpu, 0.01)

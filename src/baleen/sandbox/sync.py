@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -100,6 +100,9 @@ class Process:
     def write(self, data: bytes | str, *, eof: bool = False) -> None:
         _wait(self._process.write(data, eof=eof))
 
+    def resize(self, rows: int, columns: int) -> None:
+        _wait(self._process.resize(rows, columns))
+
     def send_signal(self, number: int) -> None:
         _wait(self._process.send_signal(number))
 
@@ -145,8 +148,17 @@ class Sandbox:
     def shell(self, line: str, **options: Any) -> RunResult:
         return _wait(self._box.shell(line, **options))
 
+    def call(self, function: Callable[..., T], /, *arguments: Any, **options: Any) -> T:
+        return _wait(self._box.call(function, *arguments, **options))
+
     def stream(self, argv: Argv, **options: Any) -> Process:
         return Process(self._box.stream(argv, **options))
+
+    def pty(self, argv: Argv, **options: Any) -> Process:
+        return Process(self._box.pty(argv, **options))
+
+    def port(self, number: int) -> str:
+        return _wait(self._box.port(number))
 
     def close(self) -> None:
         _wait(self._box.close())

@@ -6,6 +6,7 @@
 
 mod op;
 mod processes;
+mod terminal;
 
 use crate::conn::Conn;
 use crate::files;
@@ -23,12 +24,17 @@ use std::time::{Duration, Instant};
 /// Unsent output beyond this waits in its operation instead of in the connection.
 const MAX_BACKLOG: usize = 1 << 20;
 
+/// The helper's place among the operations; log records count up from zero.
+const HELPER: i64 = -2;
+
 struct Agent {
     listener: OwnedFd,
     children: OwnedFd,
     conn: Option<Conn>,
     spawner: Spawner,
     procs: Vec<File>,
+    /// A second spawner that the edge brought along, and how to start it again.
+    helper: Option<(Spawner, Value)>,
     ops: BTreeMap<i64, Op>,
     /// Output pipes that background children still hold: read and thrown away, so that nobody blocks.
     leftovers: Vec<OwnedFd>,
@@ -47,6 +53,7 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: 
         conn: None,
         spawner,
         procs,
+        helper: None,
         ops: BTreeMap::new(),
         leftovers: Vec::new(),
         orphan_ttl: Duration::from_secs(orphan_ttl_s.max(1) as u64),
@@ -112,7 +119,7 @@ impl Agent {
             accept4(self.listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), FLAGS)
         };
         if fd >= 0 {
-            self.ops.values_mut().for_each(Op::detach);
+            self.drop_conn();
             self.conn = Some(Conn::new(unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
@@ -127,6 +134,7 @@ impl Agent {
 
     fn drop_conn(&mut self) {
         self.ops.values_mut().for_each(Op::detach);
+        self.ops.retain(|_, op| !op.is_connection());
         self.conn = None;
         self.alone_since = Instant::now();
     }
@@ -136,6 +144,13 @@ impl Agent {
         match frame.get("t").str() {
             "hello" => self.hello(),
             "exec" => self.exec(id, frame),
+            "connect" => self.connect(id, frame),
+            "resize" => {
+                if let Some(op) = self.ops.get(&id) {
+                    op.resize(frame);
+                }
+            }
+            "helper" => self.start_helper(frame),
             "attach" => self.attach(id),
             "ack" => drop(self.ops.remove(&id)),
             "file" => self.reply(&files::handle(frame)),
@@ -166,7 +181,7 @@ impl Agent {
     }
 
     fn hello(&mut self) {
-        let ops = self.ops.iter().map(|(id, op)| Value::Arr(vec![Value::Int(*id), op.state().into()]));
+        let ops = self.ops.iter().filter(|(id, _)| **id >= 0).map(|(id, op)| Value::Arr(vec![Value::Int(*id), op.state().into()]));
         let answer = map! { "t" => "hello", "protocol" => PROTOCOL, "ops" => ops.collect::<Vec<_>>() };
         self.reply(&answer);
     }
@@ -174,10 +189,36 @@ impl Agent {
     /// Starts an operation, once: a second request with the same number attaches to the first.
     fn exec(&mut self, id: i64, frame: &Value) {
         if !self.ops.contains_key(&id) {
-            let op = Op::start(id, frame, &self.spawner);
+            let op = Op::start(id, frame, self.spawner_for(frame));
             self.ops.insert(id, op);
         }
         self.attach(id);
+    }
+
+    fn connect(&mut self, id: i64, frame: &Value) {
+        let mut op = Op::connect(id, frame);
+        op.attach();
+        self.ops.insert(id, op);
+    }
+
+    fn spawner_for(&mut self, frame: &Value) -> &Spawner {
+        if frame.get("via").str() == "helper" {
+            let ended = !self.ops.get(&HELPER).is_some_and(Op::is_running);
+            if let (true, Some((_, request))) = (ended, self.helper.take_if(|_| ended)) {
+                self.start_helper(&request);
+            }
+            if let Some((helper, _)) = &self.helper {
+                return helper;
+            }
+        }
+        &self.spawner
+    }
+
+    fn start_helper(&mut self, request: &Value) {
+        if let Ok((op, socket)) = Op::start_helper(HELPER, request, &self.spawner) {
+            self.ops.insert(HELPER, op);
+            self.helper = Some((Spawner { pid: 0, socket }, request.clone()));
+        }
     }
 
     fn attach(&mut self, id: i64) {
@@ -206,22 +247,31 @@ impl Agent {
             self.leftovers.extend(op.settle(now));
             self.hunt_orphans |= op.take_tampered();
         }
+        if self.ops.values().any(Op::is_stuck) {
+            send_signal(self.spawner.pid, SIGKILL);
+        }
         if self.hunt_orphans {
             let known: Vec<i32> = self.ops.values().filter_map(Op::supervisor).collect();
             self.hunt_orphans = processes::kill_orphans(self.spawner.pid, &known) > 0;
         }
     }
 
+    /// Sends what there is to send, until the edge takes no more or nothing is left.
     fn deliver(&mut self) {
-        let Some(conn) = self.conn.as_mut() else { return };
-        for op in self.ops.values_mut() {
-            while conn.backlog() < MAX_BACKLOG {
-                let Some(frame) = op.next_frame() else { break };
-                conn.send(&frame);
+        while let Some(conn) = self.conn.as_mut() {
+            for op in self.ops.values_mut() {
+                while conn.backlog() < MAX_BACKLOG {
+                    let Some(frame) = op.next_frame() else { break };
+                    conn.send(&frame);
+                }
             }
-        }
-        if conn.flush().is_err() {
-            self.drop_conn();
+            let had_something = conn.backlog() > 0;
+            if conn.flush().is_err() {
+                return self.drop_conn();
+            }
+            if !had_something || conn.backlog() > 0 {
+                return;
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! One operation: a command from its request to the moment the edge has its result in the log.
 
-use super::processes;
+use super::{processes, terminal};
 use crate::map;
 use crate::msgpack::Value;
 use crate::spawner::Spawner;
@@ -14,6 +14,9 @@ const CHUNK: usize = 256 << 10;
 const DRAIN: Duration = Duration::from_millis(100);
 const KILL_EVERY: Duration = Duration::from_millis(3);
 const TIMEOUT_CODE: i32 = 124;
+const END_OF_TRANSMISSION: u8 = 4;
+/// A connection that the edge does not read from is not read from either.
+const MAX_UNSENT: usize = 1 << 20;
 const DEFAULT_MAX_OUTPUT: i64 = 10 << 20;
 
 #[derive(Default)]
@@ -51,15 +54,26 @@ pub struct Op {
     duration: Option<Duration>,
     max_output: usize,
     live: bool,
+    is_terminal: bool,
+    /// Bytes are passed on and not kept: a connection to a port, not a command.
+    is_connection: bool,
     attached: bool,
     exit_sent: bool,
 }
 
 impl Op {
     pub fn start(id: i64, request: &Value, spawner: &Spawner) -> Op {
+        let mut op = Op::new(id, request);
+        if let Err(fail) = op.launch(request, spawner) {
+            op.ending = Ending::NotStarted(fail.text());
+        }
+        op
+    }
+
+    fn new(id: i64, request: &Value) -> Op {
         let started = Instant::now();
         let timeout = request.get("timeout_ms").int();
-        let mut op = Op {
+        Op {
             id,
             outputs: Default::default(),
             stdin: None,
@@ -77,40 +91,100 @@ impl Op {
             duration: None,
             max_output: request.get("max_output").int().unwrap_or(DEFAULT_MAX_OUTPUT).max(0) as usize,
             live: request.get("live").bool(),
+            is_terminal: false,
+            is_connection: false,
             attached: false,
             exit_sent: false,
-        };
-        if let Err(fail) = op.launch(request, spawner) {
-            op.ending = Ending::NotStarted(fail.text());
+        }
+    }
+
+    /// Connects to a port of the box; its output are the bytes received, its input those to send.
+    pub fn connect(id: i64, request: &Value) -> Op {
+        let mut op = Op::new(id, request);
+        (op.live, op.is_connection, op.input_ends) = (true, true, false);
+        let port = request.get("port").int().unwrap_or(0) as u16;
+        match connect_loopback(port).and_then(|fd| Ok((fd.try_clone().named("dup socket")?, fd))) {
+            Ok((reader, writer)) => {
+                op.outputs[0].pipe = Some(reader);
+                op.stdin = Some(writer);
+            }
+            Err(fail) => op.ending = Ending::NotStarted(fail.text()),
         }
         op
     }
 
+    /// Starts the helper: a long-lived command whose standard input is one end of a socket over which
+    /// it takes commands, just as the spawner does. Returns our end.
+    pub fn start_helper(id: i64, request: &Value, spawner: &Spawner) -> Res<(Op, OwnedFd)> {
+        let (ours, theirs) = stream_pair()?;
+        let mut op = Op::new(id, request);
+        op.launch_with_input(request, spawner, theirs)?;
+        Ok((op, ours))
+    }
+
     fn launch(&mut self, request: &Value, spawner: &Spawner) -> Res<()> {
+        if request.get("tty").bool() {
+            return self.launch_on_terminal(request, spawner);
+        }
+        let wants_input = !self.input.is_empty() || !self.input_ends;
+        if !wants_input {
+            let null = fs::File::open("/dev/null").named("open /dev/null")?;
+            return self.launch_with_input(request, spawner, OwnedFd::from(null));
+        }
+        let (stdin_r, stdin_w) = pipe()?;
+        set_nonblocking(stdin_w.as_raw_fd());
+        self.stdin = Some(stdin_w);
+        self.launch_with_input(request, spawner, stdin_r)
+    }
+
+    fn launch_on_terminal(&mut self, request: &Value, spawner: &Spawner) -> Res<()> {
+        let (master, slave) = terminal::open(request)?;
+        let (status_r, status_w) = pipe()?;
+        let slave_fd = slave.as_raw_fd();
+        spawner.start_command(request, [slave_fd, slave_fd, slave_fd, status_w.as_raw_fd()])?;
+        set_nonblocking(status_r.as_raw_fd());
+        set_nonblocking(master.as_raw_fd());
+        self.stdin = Some(master.try_clone().named("dup terminal")?);
+        self.outputs[0].pipe = Some(master);
+        self.status = Some(status_r);
+        self.is_terminal = true;
+        self.input_ends = false;
+        Ok(())
+    }
+
+    /// Tells a command on a terminal how large its window is.
+    pub fn resize(&self, request: &Value) {
+        if let (true, Some(master)) = (self.is_terminal, &self.stdin) {
+            terminal::resize(master, request);
+        }
+    }
+
+    fn launch_with_input(&mut self, request: &Value, spawner: &Spawner, stdin: OwnedFd) -> Res<()> {
         let (out_r, out_w) = pipe()?;
         let (err_r, err_w) = pipe()?;
         let (status_r, status_w) = pipe()?;
-        let wants_input = !self.input.is_empty() || !self.input_ends;
-        let (stdin_r, stdin_w) = if wants_input {
-            let (r, w) = pipe()?;
-            (r, Some(w))
-        } else {
-            (OwnedFd::from(fs::File::open("/dev/null").named("open /dev/null")?), None)
-        };
-        let fds = [stdin_r.as_raw_fd(), out_w.as_raw_fd(), err_w.as_raw_fd(), status_w.as_raw_fd()];
-        spawner.start_command(request, fds)?;
-        for fd in [&out_r, &err_r, &status_r].into_iter().chain(&stdin_w) {
+        let fds = [stdin.as_raw_fd(), out_w.as_raw_fd(), err_w.as_raw_fd(), status_w.as_raw_fd()];
+        let job = request.entries().iter().filter(|(key, _)| key != "stdin").cloned().collect();
+        spawner.start_command(&Value::Map(job), fds)?;
+        for fd in [&out_r, &err_r, &status_r] {
             set_nonblocking(fd.as_raw_fd());
         }
         self.outputs[0].pipe = Some(out_r);
         self.outputs[1].pipe = Some(err_r);
         self.status = Some(status_r);
-        self.stdin = stdin_w;
         Ok(())
     }
 
     pub fn state(&self) -> &'static str {
-        if self.duration.is_some() { "done" } else { "running" }
+        if self.is_running() { "running" } else { "done" }
+    }
+
+    pub fn is_connection(&self) -> bool {
+        self.is_connection
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.duration.is_none()
     }
 
     /// The supervisor's process id, while it has one to look after.
@@ -125,8 +199,9 @@ impl Op {
 
     pub fn watched(&self) -> Vec<PollFd> {
         let entry = |fd: &OwnedFd, events: i16| PollFd { fd: fd.as_raw_fd(), events, revents: 0 };
-        let mut fds: Vec<PollFd> =
-            self.outputs.iter().filter_map(|out| out.pipe.as_ref()).map(|fd| entry(fd, POLLIN)).collect();
+        let has_room = |out: &&Output| !self.is_connection || out.data.len() < MAX_UNSENT;
+        let readable = self.outputs.iter().filter(has_room).filter_map(|out| out.pipe.as_ref());
+        let mut fds: Vec<PollFd> = readable.map(|fd| entry(fd, POLLIN)).collect();
         fds.extend(self.status.iter().map(|fd| entry(fd, POLLIN)));
         if !self.input.is_empty() {
             fds.extend(self.stdin.iter().map(|fd| entry(fd, POLLOUT)));
@@ -170,18 +245,27 @@ impl Op {
 
     fn write_input(&mut self) {
         let Some(fd) = &self.stdin else { return };
+        if self.input.is_empty() && !self.input_ends {
+            return;
+        }
         match write_some(fd.as_raw_fd(), &self.input) {
             Ok(put) => drop(self.input.drain(..put)),
             Err(_) => self.stdin = None, // the command does not read its input
         }
         if self.input.is_empty() && self.input_ends {
+            if let (true, Some(fd)) = (self.is_connection, &self.stdin) {
+                unsafe { shutdown(fd.as_raw_fd(), SHUT_WR) };
+            }
             self.stdin = None;
         }
     }
 
     pub fn feed(&mut self, data: &[u8], eof: bool) {
         self.input.extend_from_slice(data);
-        self.input_ends |= eof;
+        if eof && self.is_terminal {
+            self.input.push(END_OF_TRANSMISSION); // closing a terminal's master would hang it up
+        }
+        self.input_ends |= eof && !self.is_terminal;
         self.write_input();
     }
 
@@ -192,9 +276,18 @@ impl Op {
         }
     }
 
-    /// Kills the command's whole tree.
+    /// Kills the command's whole tree; closes a connection.
     pub fn cancel(&mut self) {
+        if self.is_connection {
+            self.outputs[0].pipe = None;
+            return;
+        }
         self.cancelled = self.duration.is_none();
+    }
+
+    /// Whether its time is over before anything took it up: the spawner is stopped or stuck.
+    pub fn is_stuck(&self) -> bool {
+        self.timed_out && self.status.is_some() && self.number(0).is_none()
     }
 
     pub fn take_tampered(&mut self) -> bool {
@@ -226,6 +319,12 @@ impl Op {
     }
 
     fn notice_end(&mut self, now: Instant) {
+        if self.is_connection {
+            if self.outputs[0].pipe.is_none() {
+                self.ending = Ending::Exit(0);
+            }
+            return;
+        }
         if let Some(status) = self.number(2) {
             self.ending = Ending::Exit(exit_code(status));
         } else if self.status.is_none() {
@@ -268,6 +367,9 @@ impl Op {
         }
         for (index, out) in self.outputs.iter_mut().enumerate() {
             if let Some(chunk) = out.next_chunk() {
+                if self.is_connection {
+                    out.forget_sent();
+                }
                 return Some(map! { "t" => "out", "op" => self.id, "fd" => index as i64 + 1, "data" => chunk });
             }
         }
@@ -306,6 +408,11 @@ impl Output {
                 Ok(None) => return,
             }
         }
+    }
+
+    fn forget_sent(&mut self) {
+        self.data.drain(..self.sent);
+        self.sent = 0;
     }
 
     fn next_chunk(&mut self) -> Option<Vec<u8>> {

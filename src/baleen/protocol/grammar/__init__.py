@@ -1,0 +1,10 @@
+"""Call grammar: which tokens may come next, so that a malformed call cannot be written.
+
+A sampler holds one :class:`CallMask` per sequence: ask ``mask()`` before each token, ``accept(id)``
+after it. Outside calls the mask is free and costs nothing.
+"""
+
+from baleen.protocol.grammar.mask import CallMask, TokenMask, Vocabulary
+from baleen.protocol.grammar.rules import CallRules
+
+__all__ = ["CallMask", "CallRules", "TokenMask", "Vocabulary"]

@@ -1,0 +1,127 @@
+"""A pushdown automaton over bytes and special tokens.
+
+A state is a set of stacks, each one way in which the input so far can be read; a stack is a nested
+pair ``(symbol, stack below)``, empty when everything has been read. Symbols are tuples, so states
+can be keys of caches. Terminals read a byte or a special token; every other symbol is replaced by
+what :class:`Rules` says it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+Symbol = tuple[Any, ...]
+Stack = tuple[Any, ...]
+State = frozenset[Stack]
+
+LITERAL: Final = "literal"
+"""``(LITERAL, bytes)``: exactly these bytes."""
+ONE: Final = "one"
+"""``(ONE, byte set)``: one of these bytes."""
+MANY: Final = "many"
+"""``(MANY, byte set)``: any number of these bytes."""
+TOKEN: Final = "token"
+"""``(TOKEN, spelling)``: this special token."""
+RAW: Final = "raw"
+"""``(RAW, spelling, tail)``: any text up to ``</`` and this special token.
+
+The tail says how much of ``</`` has just been read: 0, 1 or 2 characters.
+"""
+
+_TERMINALS: Final = frozenset({LITERAL, ONE, MANY, TOKEN, RAW})
+_MAX_STEPS: Final = 200_000
+_LESS: Final = ord("<")
+_SLASH: Final = ord("/")
+
+
+class Rules(Protocol):
+    """What the symbols of a grammar stand for."""
+
+    def expand(self, symbol: Symbol) -> Iterable[Sequence[Symbol]]:
+        """The sequences that a symbol may be replaced by."""
+
+
+class Automaton:
+    """Follows one grammar; remembers the steps it has taken."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._after_byte: dict[tuple[State, int], State] = {}
+
+    def start(self, symbols: Sequence[Symbol]) -> State:
+        """The state before a sequence of symbols."""
+        return self._closed([push(symbols, ())])
+
+    def _closed(self, stacks: Iterable[Stack]) -> State:
+        """Replace symbols until every stack begins with a terminal."""
+        found: set[Stack] = set()
+        todo = list(stacks)
+        seen: set[Stack] = set(todo)
+        while todo:
+            stack = todo.pop()
+            if not stack or stack[0][0] in _TERMINALS:
+                found.add(stack)
+                if not stack or stack[0][0] != MANY:
+                    continue
+                replacements = [stack[1]]
+            else:
+                symbol, below = stack
+                replacements = [push(seq, below) for seq in self._rules.expand(symbol)]
+            for replacement in replacements:
+                if replacement not in seen:
+                    seen.add(replacement)
+                    todo.append(replacement)
+        return frozenset(found)
+
+    def after_byte(self, state: State, byte: int) -> State:
+        """The state after one byte; empty if it may not come."""
+        key = (state, byte)
+        known = self._after_byte.get(key)
+        if known is None:
+            if len(self._after_byte) >= _MAX_STEPS:
+                self._after_byte.clear()
+            stacks = [after for stack in state if (after := _read(stack, byte)) is not None]
+            known = self._after_byte[key] = self._closed(stacks)
+        return known
+
+    def after_token(self, state: State, token: str) -> State:
+        """The state after a special token; empty if it may not come."""
+        stacks = []
+        for stack in state:
+            if stack and (stack[0] == (TOKEN, token) or stack[0] == (RAW, token, 2)):
+                stacks.append(stack[1])
+        return self._closed(stacks)
+
+
+def push(symbols: Sequence[Symbol], below: Stack) -> Stack:
+    """A stack with a sequence on top."""
+    for symbol in reversed(symbols):
+        below = (symbol, below)
+    return below
+
+
+def _read(stack: Stack, byte: int) -> Stack | None:
+    if not stack:
+        return None
+    symbol, below = stack
+    kind = symbol[0]
+    if kind == LITERAL:
+        text = symbol[1]
+        if text[0] != byte:
+            return None
+        return ((LITERAL, text[1:]), below) if len(text) > 1 else below
+    if kind == ONE:
+        return below if byte in symbol[1] else None
+    if kind == MANY:
+        return stack if byte in symbol[1] else None
+    if kind == RAW:
+        return (_after_raw(symbol, byte), below)
+    return None
+
+
+def _after_raw(symbol: Symbol, byte: int) -> Symbol:
+    _, token, tail = symbol
+    if byte == _LESS:
+        return (RAW, token, 1)
+    return (RAW, token, 2 if byte == _SLASH and tail == 1 else 0)
