@@ -193,7 +193,7 @@ def test_an_endpoint_that_is_not_there_leaves_no_run_folder(baleen: Any) -> None
     ran = baleen("run", "-m", "http://127.0.0.1:9/v1", "Which port?")
     assert ran.code == 1
     assert "cannot be reached" in ran.err
-    assert not Path("runs").exists()
+    assert list(Path("runs").iterdir()) == []
 
 
 def started(server: ScriptedEndpoint, work: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -13,16 +13,15 @@ from baleen.agent.atif_check import problems
 from baleen.agent.base import ToolCall, Turn, Usage
 from baleen.agent.config import RunConfig
 from baleen.agent.journal import Journal
-from baleen.agent.run_folder import RunFolder, write_json
+from baleen.agent.run_folder import RunFolder
 from baleen.cli.main import main
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """A run that was killed after its first command."""
-    folder = RunFolder.create(tmp_path / "runs", "Which port does staging use?")
-    write_json(folder.config, RunConfig("Which port?", model_name="m").to_json())
-    folder.point_latest()
+    config = RunConfig("Which port?", model_name="m").to_json()
+    folder = RunFolder.create_under(tmp_path / "runs", "Which port?", {"config.json": config})
     journal = Journal.create(
         folder.wal, records.Start("r", "Be brief.", "Which port?", "2026-01-31T12:00:00Z")
     )

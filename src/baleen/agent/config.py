@@ -51,6 +51,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.question.strip():
             raise ConfigError("the question is empty", remedy='ask something: baleen run "..."')
+        if not _is_text(self.question):
+            raise ConfigError("the question is not UTF-8 text", remedy="check your terminal")
         _check_backend(self.backend)
         if self.mount_mode not in MODES:
             raise ConfigError(f"mount_mode is {self.mount_mode!r}", remedy="use ro or rw")
@@ -80,6 +82,14 @@ class RunConfig:
         limits = rest.pop("limits", {})
         check_keys(limits, [f.name for f in fields(Limits)])
         return cls(**rest, limits=Limits(**limits))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_backend(name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from baleen.agent.base import Endpoint
 from baleen.agent.config import NANO, RunConfig
 from baleen.agent.editor import Editor
@@ -14,8 +16,13 @@ def prompt_for(config: RunConfig) -> Prompt:
     """System text and tools for a configuration."""
     name = config.prompt
     if name == "auto":
-        name = "nano" if config.model == NANO else "general"
+        name = "nano" if is_small(config.model) else "general"
     return NANO_PROMPT if name == "nano" else GENERAL
+
+
+def is_small(model: str) -> bool:
+    """Whether a model is the bundled checkpoint or one that was trained like it."""
+    return model == NANO or (Path(model) / "training.json").is_file()
 
 
 def toolbox_for(prompt: Prompt) -> Toolbox:

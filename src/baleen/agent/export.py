@@ -8,7 +8,9 @@ from typing import Any
 from baleen.agent.atif import trajectory
 from baleen.agent.config import RunConfig
 from baleen.agent.history import History
-from baleen.agent.prompt import Prompt
+from baleen.agent.nano import ABILITIES, is_within_reach
+from baleen.agent.outcome import Outcome
+from baleen.agent.prompt import NANO, Prompt
 from baleen.agent.run_folder import RunFolder, write_json
 from baleen.agent.sidecar import segments
 from baleen.agent.summary import summary
@@ -25,6 +27,8 @@ def export(
     export_trajectory(history, folder, config, prompt)
     write_json(folder.tokens, segments(history), indent=None)
     found = summary(history, folder, model_name=config.model_name or config.model, facts=facts)
+    if prompt is NANO and not answers_within_reach(history):
+        found["hint"] = ABILITIES
     write_json(folder.summary, found)
     return found
 
@@ -39,3 +43,9 @@ def export_trajectory(
         tools=prompt.tools,
     )
     write_json(folder.trajectory, document)
+
+
+def answers_within_reach(history: History) -> bool:
+    """Whether the small checkpoint answered, and was asked something that it was trained for."""
+    has_answered = history.end is not None and history.end.outcome is Outcome.STOP
+    return has_answered and is_within_reach(history.question)

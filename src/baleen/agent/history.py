@@ -91,6 +91,11 @@ class History:
         return self._started.run_id
 
     @property
+    def question(self) -> str:
+        """What the user asked."""
+        return self._started.question
+
+    @property
     def current(self) -> TurnState | None:
         """The turn that is being sampled, or None between turns."""
         if self.turns and self.turns[-1].reading is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +22,14 @@ from baleen.agent.journal import Journal
 from baleen.agent.kv_file import restore, save
 from baleen.agent.prompt import Prompt
 from baleen.assets import nano_dir
-from baleen.errors import RunError
+from baleen.errors import CheckpointError, MissingExtraError, RunError
 from baleen.protocol import Encoder
+from baleen.protocol import Prompt as EncodedPrompt
 from baleen.protocol.events import ContentDelta, Event, ReasoningDelta
 from baleen.protocol.tokens import EOS
 
 if TYPE_CHECKING:
     from baleen.engine import Engine, Session
-    from baleen.protocol import Prompt as EncodedPrompt
 
 
 class LocalEndpoint:
@@ -66,10 +65,19 @@ class LocalEndpoint:
             CheckpointError: it cannot be loaded.
             MissingExtraError: torch is not installed.
         """
-        from baleen.engine import Engine
-
         is_nano = model == NANO
         folder = nano_dir() if is_nano else Path(model)
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"there is no model in {folder}",
+                remedy="baleen doctor says what is missing; --model URL needs no checkpoint",
+            )
+        try:
+            from baleen.engine import Engine
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                f"a model in this process needs {error.name}", remedy="pip install 'baleen[model]'"
+            ) from error
         return cls(
             Engine.load(model, num_threads=1 if is_nano else None),  # too small to share out
             prompt,
@@ -177,7 +185,7 @@ class LocalEndpoint:
         if not journal.history.turns:
             return encoded.token_ids(self._engine.tokenizer)
         last = max(i for i, segment in enumerate(encoded.segments) if segment == (EOS, True))
-        new = replace(encoded, segments=encoded.segments[last + 1 :])
+        new = EncodedPrompt(encoded.segments[last + 1 :], thinking=encoded.thinking)
         return new.token_ids(self._engine.tokenizer)
 
     def _tokens(

@@ -20,6 +20,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,25 +47,37 @@ class RunFolder:
         self.summary = path / "summary.json"
 
     @classmethod
-    def create(cls, runs: Path, question: str) -> RunFolder:
-        """Make a new folder under `runs`."""
-        runs.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        return cls(_new_folder(runs, f"{stamp}-{slug(question)}"))
-
-    @classmethod
-    def create_at(cls, path: Path) -> RunFolder:
-        """Make exactly this folder.
+    def create(cls, path: Path, files: Mapping[str, Any]) -> RunFolder:
+        """Make a folder that holds these JSON files from the moment that it can be seen.
 
         Raises:
             RunError: it exists.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            raise RunError(f"{path} exists", remedy="name a new folder, or use --resume")
+        unfinished = path.with_name(f".new-{os.getpid()}-{path.name}")
+        unfinished.mkdir()
+        for name, value in files.items():
+            write_json(unfinished / name, value)
         try:
-            path.mkdir()
-        except FileExistsError:
+            unfinished.rename(path)
+        except OSError:  # another process was faster
+            shutil.rmtree(unfinished)
             raise RunError(f"{path} exists", remedy="name a new folder, or use --resume") from None
         return cls(path.resolve())
+
+    @classmethod
+    def create_under(cls, runs: Path, question: str, files: Mapping[str, Any]) -> RunFolder:
+        """Make a folder named after this second and the question, and point `latest` at it."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        for number in range(1, 1_000):
+            suffix = "" if number == 1 else f"-{number}"
+            with suppress(RunError):
+                folder = cls.create(runs / f"{stamp}-{slug(question)}{suffix}", files)
+                _point_latest(runs, folder.name)
+                return folder
+        raise RunError(f"{runs} holds a thousand runs of this second", remedy="use another folder")
 
     @classmethod
     def find(cls, name: str, runs: Path) -> RunFolder:
@@ -82,12 +96,12 @@ class RunFolder:
         """The folder's own name."""
         return self.path.name
 
-    def point_latest(self) -> None:
-        """Make `latest` beside the folder mean this run."""
-        link = self.path.with_name(f".{LATEST}.{os.getpid()}")
-        link.unlink(missing_ok=True)
-        link.symlink_to(self.name)
-        link.replace(self.path.with_name(LATEST))
+    def discard(self) -> None:
+        """Remove the folder of a run that could not begin, and what points at it."""
+        shutil.rmtree(self.path)
+        latest = self.path.with_name(LATEST)
+        if latest.is_symlink() and latest.readlink() == Path(self.name):
+            latest.unlink()
 
     def sandbox_log(self, number: int) -> Path:
         """Where the log of the run's nth sandbox lies; most runs have one."""
@@ -122,10 +136,8 @@ def slug(question: str) -> str:
     return words[:_MAX_SLUG_CHARS].rstrip("-") or "run"
 
 
-def _new_folder(runs: Path, name: str) -> Path:
-    for number in range(1, 10_000):
-        path = runs / (name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):
-            path.mkdir()
-            return path.resolve()
-    raise RunError(f"{runs} holds ten thousand runs of this second", remedy="use another folder")
+def _point_latest(runs: Path, name: str) -> None:
+    link = runs / f".{LATEST}.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(name)
+    link.replace(runs / LATEST)

@@ -19,6 +19,7 @@ from baleen.agent.loop import Agent
 from baleen.agent.outcome import Outcome
 from baleen.agent.prompt import Prompt
 from baleen.agent.run_folder import RunFolder, read_json, write_json
+from baleen.agent.sparing import Sparing
 from baleen.agent.versions import versions
 from baleen.agent.workplace import Workplace
 
@@ -36,20 +37,22 @@ async def start(
     """Answer a question in a new folder under `runs`, or in `run_dir`; returns the summary.
 
     Raises:
-        BaleenError: the model cannot be had; then no folder is made.
+        BaleenError: the model cannot be had; then no folder is left.
     """
     prompt = prompt_for(config)
-    endpoint = await open_endpoint(config, prompt)
-    config = replace(config, model_name=endpoint.name)
+    files = {"config.json": config.to_json(), "versions.json": versions()}
     if run_dir is not None:
-        folder = RunFolder.create_at(run_dir)
+        folder = RunFolder.create(run_dir, files)
     else:
-        folder = RunFolder.create(runs, config.question)
-    write_json(folder.versions, versions())
-    write_json(folder.config, config.to_json())
-    if run_dir is None:
-        folder.point_latest()
+        folder = RunFolder.create_under(runs, config.question, files)
     watch.note(f"run folder {folder.path}")
+    try:
+        endpoint = await open_endpoint(config, prompt)
+    except BaseException:
+        folder.discard()
+        raise
+    config = replace(config, model_name=endpoint.name)
+    write_json(folder.config, config.to_json())
     journal = Journal.create(folder.wal, _start_record(config, prompt, folder))
     return await _drive(config, prompt, folder, journal, endpoint, watch)
 
@@ -96,7 +99,7 @@ async def _drive(
         config.limits,
         observation_limit_chars=prompt.observation_limit_chars,
         watch=watch,
-        on_step=lambda: export_trajectory(journal.history, folder, config, prompt),
+        on_step=Sparing(lambda: export_trajectory(journal.history, folder, config, prompt)),
     )
     try:
         await agent.run()

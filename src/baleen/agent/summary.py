@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from baleen.agent.base import ToolCall
-from baleen.agent.config import NANO
 from baleen.agent.decide import canonical_arguments
 from baleen.agent.history import CallState, History
-from baleen.agent.nano import ABILITIES, is_within_reach
-from baleen.agent.outcome import Outcome
 from baleen.agent.run_folder import RunFolder
 
 
@@ -21,7 +18,7 @@ def summary(
     """Outcome, answer, calls and counters of a run as far as it has come."""
     turns = [turn.reading for turn in history.finished_turns if turn.reading]
     end = history.end
-    found = {
+    return {
         "answer": history.answer,
         "outcome": end.outcome.value if end else None,
         "cause": end.cause if end else "unfinished",
@@ -41,13 +38,6 @@ def summary(
         "sandboxes": [{"box_id": box.box_id, "create_s": box.create_s} for box in history.boxes],
         "endpoint": dict(facts),
     }
-    if model_name == NANO and not (end and end.outcome is Outcome.STOP and _asked_well(history)):
-        found["hint"] = ABILITIES
-    return found
-
-
-def _asked_well(history: History) -> bool:
-    return history.start is not None and is_within_reach(history.start.question)
 
 
 def command_line(call: ToolCall) -> str:

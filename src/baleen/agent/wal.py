@@ -54,7 +54,8 @@ class Wal:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         _lock(descriptor, path)
         os.write(descriptor, MAGIC)
-        os.fdatasync(descriptor)
+        os.fsync(descriptor)
+        _sync_folder(path.parent)
         return cls(path, descriptor, 0)
 
     @classmethod
@@ -187,3 +188,12 @@ def _lock(descriptor: int, path: Path) -> None:
         raise RunBusyError(
             f"{path.parent} is in use by another process", remedy="wait for it, or end it first"
         ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new file survives a power cut only when its folder does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,10 @@ _MAX_WAIT_S = 300.0
 
 
 @click.command()
+@click.option("-m", "--model", metavar="DIR|nano", default="nano", help="Who answers.")
 @click.option("--runs", default="runs", show_default=True, help="Where run folders go.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def demo(runs: str, as_json: bool) -> int:
+def demo(model: str, runs: str, as_json: bool) -> int:
     """Kill an agent in mid-task and watch it finish.
 
     The bundled checkpoint is asked for a setting in a folder of small configuration files. When its
@@ -38,19 +40,17 @@ def demo(runs: str, as_json: bool) -> int:
     from baleen.agent.run_folder import RunFolder
     from baleen.assets import ROOT
 
-    reserved = RunFolder.create(Path(runs), QUESTION).path
-    reserved.rmdir()  # the child makes it; the name is known here, so it can be watched
+    run_dir = Path(runs).resolve() / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-demo-{os.getpid()}"
     mount = str(ROOT / "conf")
     say(f"$ baleen run {QUESTION!r} --mount {mount}")
-    first = _agent([QUESTION, "--mount", mount, "--run-dir", str(reserved)])
-    try:
-        at_kill = _kill_in_the_middle(first, RunFolder(reserved))
-    finally:
-        first.kill()
-        first.wait()
-    say(f"\n$ kill -9 {first.pid}\n$ baleen run --resume {reserved.name}")
-    second = _agent(["--resume", str(reserved), "--runs", runs])
-    output, _ = second.communicate()
+    with _agent([QUESTION, "--mount", mount, "-m", model, "--run-dir", str(run_dir)]) as first:
+        try:
+            at_kill = _kill_in_the_middle(first, RunFolder(run_dir))
+        finally:
+            first.kill()
+    say(f"\n$ kill -9 {first.pid}\n$ baleen run --resume {run_dir.name}")
+    with _agent(["--resume", str(run_dir)]) as second:
+        output, _ = second.communicate()
     if second.returncode not in (0, 1):
         raise RunError(
             f"the resumed agent ended with {second.returncode}", remedy="its message is above"
@@ -60,7 +60,7 @@ def demo(runs: str, as_json: bool) -> int:
         return 1
     from baleen.cli.scoreboard import scoreboard, table
 
-    scores = scoreboard(RunFolder(reserved), found, at_kill)
+    scores = scoreboard(RunFolder(run_dir), found, at_kill)
     if as_json:
         click.echo(json.dumps({**found, "scoreboard": scores}, ensure_ascii=False))
     else:

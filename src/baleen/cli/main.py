@@ -32,8 +32,8 @@ VERBS = {
     "demo": Verb("baleen.cli.demo", "demo", "Kill an agent in mid-task and watch it finish."),
     "run": Verb("baleen.cli.run", "run", "Let an agent answer a question with tools."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
-    "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
+    "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "doctor": Verb("baleen.cli.doctor", "doctor", "Check what this machine can do."),
 }
 

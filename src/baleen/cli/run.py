@@ -172,6 +172,7 @@ def _model(model: str | None, model_name: str | None) -> str:
 def _limits(model: str, options: dict[str, Any]) -> Limits:
     from dataclasses import replace
 
+    from baleen.agent.endpoints import is_small
     from baleen.agent.nano import LIMITS
 
     given = {
@@ -181,5 +182,5 @@ def _limits(model: str, options: dict[str, Any]) -> Limits:
         "deadline_s": options["deadline"],
         "command_timeout_s": options["command_timeout"],
     }
-    base = LIMITS if model == NANO else _DEFAULTS
+    base = LIMITS if is_small(model) else _DEFAULTS
     return replace(base, **{name: value for name, value in given.items() if value is not None})
