@@ -181,6 +181,27 @@ def test_what_this_host_does_not_offer_is_one_line_and_code_1(baleen: Any) -> No
     assert "microvm" in ran.found["message"]
 
 
+def test_a_missing_binary_is_one_line_with_cause_and_remedy(
+    baleen: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALEEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BALEEN_SANDBOX_BINARY", str(tmp_path / "none"))
+    with ScriptedEndpoint([ANSWER]) as server:
+        ran = baleen("run", "-m", server.url, "Which port?")
+    assert (ran.code, ran.out) == (1, "")
+    (line,) = [line for line in ran.err.splitlines() if "infra_error" in line]
+    assert "is missing" in line
+    assert "build it with" in line
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(baleen: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = baleen("run", "-m", "http://127.0.0.1:9/v1", "--runs", "file/runs", "Which port?")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.count("\n") == 1
+    assert "file/runs" in ran.err
+
+
 def test_a_backend_that_does_not_exist_is_wrong_usage_and_leaves_nothing(baleen: Any) -> None:
     with ScriptedEndpoint([ANSWER]) as server:
         ran = baleen("run", "-m", server.url, "--backend", "contianer", "Which port?")

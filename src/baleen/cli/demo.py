@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,12 +17,12 @@ from baleen.errors import RunError
 
 if TYPE_CHECKING:
     from baleen.agent.history import History
+    from baleen.agent.run_folder import RunFolder
 
 QUESTION = "Which port does staging use?"
 _KILL_AFTER_TOKENS = 10
 """Far enough into the second turn that there is reasoning to lose."""
 _POLL_S = 0.002
-_MAX_WAIT_S = 300.0
 
 
 @click.command()
@@ -44,19 +43,14 @@ def demo(model: str, runs: str, as_json: bool) -> int:
     mount = str(ROOT / "conf")
     say(f"$ baleen run {QUESTION!r} --mount {mount}")
     with _agent([QUESTION, "--mount", mount, "-m", model, "--run-dir", str(run_dir)]) as first:
-        try:
-            at_kill = _kill_in_the_middle(first, RunFolder(run_dir))
-        finally:
-            first.kill()
+        at_kill = _kill_in_the_middle(first, RunFolder(run_dir))
+    if at_kill is None:  # it has said why
+        return 1
     say(f"\n$ kill -9 {first.pid}\n$ baleen run --resume {run_dir.name}")
     with _agent(["--resume", str(run_dir)]) as second:
         output, _ = second.communicate()
-    if second.returncode not in (0, 1):
-        raise RunError(
-            f"the resumed agent ended with {second.returncode}", remedy="its message is above"
-        )
-    found = json.loads(output)
-    if "error" in found:
+    found = json.loads(output) if second.returncode in (0, 1) else {"error": None}
+    if "error" in found:  # it has said why
         return 1
     from baleen.cli.scoreboard import scoreboard, table
 
@@ -80,32 +74,26 @@ def _agent(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _kill_in_the_middle(agent: subprocess.Popen[str], folder: Any) -> History:
+def _kill_in_the_middle(agent: subprocess.Popen[str], folder: RunFolder) -> History | None:
     """Wait until a command has run and the next turn has begun, then SIGKILL.
 
     Returns:
-        What was on record at that moment.
+        What was on record at that moment; None if the agent had failed before.
 
     Raises:
-        RunError: the agent ended before there was anything to interrupt.
+        RunError: the agent ended well before there was anything to interrupt.
     """
     from baleen.agent.journal import read_history
 
-    deadline = time.monotonic() + _MAX_WAIT_S
-    while time.monotonic() < deadline:
-        if agent.poll() is not None:
-            output = agent.stdout.read() if agent.stdout else ""
-            raise RunError(
-                f"the agent ended with {agent.returncode} before it could be killed: "
-                f"{output.strip()[:300]}",
-                remedy="its own message is above",
-            )
+    while agent.poll() is None:
         if folder.wal.exists() and _is_in_the_middle(read_history(folder.wal)):
-            os.kill(agent.pid, signal.SIGKILL)
+            agent.kill()
             agent.wait()
             return read_history(folder.wal)
         time.sleep(_POLL_S)
-    raise RunError(f"the agent made no call within {_MAX_WAIT_S:g} s", remedy="see its folder")
+    if agent.returncode == 0:
+        raise RunError("the agent answered without a second turn", remedy="see its run folder")
+    return None
 
 
 def _is_in_the_middle(history: History) -> bool:

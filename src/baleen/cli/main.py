@@ -100,6 +100,10 @@ def main(args: list[str] | None = None) -> int:
     except BaleenError as error:
         is_usage = isinstance(error, UsageError | ConfigError)
         return _fail(error.code, error.message, error.remedy, 2 if is_usage else 1, arguments)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        text = f"{place}{error.strerror or error}"
+        return _fail("os", text, "check that path, its rights and its disk", 1, arguments)
     return code if isinstance(code, int) else 0
 
 
