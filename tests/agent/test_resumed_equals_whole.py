@@ -16,7 +16,7 @@ from baleen.agent.journal import Journal
 from baleen.agent.local import LocalEndpoint
 from baleen.agent.prompt import NANO
 from baleen.engine import Engine
-from baleen.model import Transformer
+from baleen.model import Transformer, initialize
 from baleen.rl.recipe import NANO_CONFIG
 
 MAX_TOKENS = 40
@@ -27,8 +27,7 @@ START = records.Start("run-1", NANO.system, "Which port does staging use?", "202
 def engine() -> Iterator[Engine]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield Engine("random", Transformer(NANO_CONFIG), byte_tokenizer())
+    yield Engine("random", initialize(Transformer(NANO_CONFIG), 0), byte_tokenizer())
     torch.set_num_threads(threads)
 
 
