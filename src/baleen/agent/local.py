@@ -79,8 +79,15 @@ class LocalEndpoint:
             raise MissingExtraError(
                 f"a model in this process needs {error.name}", remedy="pip install 'baleen[model]'"
             ) from error
+        engine = Engine.load(model, num_threads=1 if is_nano else None)  # too small to share out
+        if engine.tokenizer.token_to_id(EOS) != engine.config.eos_token_id:
+            raise CheckpointError(
+                f"{folder}: config.json ends turns with token {engine.config.eos_token_id}, "
+                f"tokenizer.json calls {EOS} {engine.tokenizer.token_to_id(EOS)}",
+                remedy="take both files from one model",
+            )
         return cls(
-            Engine.load(model, num_threads=1 if is_nano else None),  # too small to share out
+            engine,
             prompt,
             fingerprint=fingerprint(folder),
             temperature=temperature,
