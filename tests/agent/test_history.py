@@ -15,7 +15,7 @@ from baleen.agent.outcome import Outcome
 
 START = records.Start("run-1", "Be brief.", "Which port?", "2026-01-31T12:00:00.000Z")
 CALL = ToolCall("call_00_x", "bash", '{"command": "ls"}')
-READING = Turn("Look.", "", (CALL,), "stop", Usage(10, 3, 0), 0.5)
+READING = Turn("Look.", "", (CALL,), "stop", Usage(10, 3, 0), 0.5, 0.1)
 RESULT = records.Result(0, 0, "port = 1", "box", 0, 0.1, False, "2026-01-31T12:00:02.000Z")
 ALL_KINDS: list[records.Record] = [
     START,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from baleen.agent.journal import Journal
 from baleen.agent.local import LocalEndpoint
 from baleen.agent.prompt import NANO
 from baleen.engine import Engine
-from baleen.model import Transformer
+from baleen.model import Transformer, initialize
+from baleen.protocol.tokens import EOS
 from baleen.rl.recipe import NANO_CONFIG
 
 MAX_TOKENS = 40
@@ -27,8 +29,9 @@ START = records.Start("run-1", NANO.system, "Which port does staging use?", "202
 def engine() -> Iterator[Engine]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield Engine("random", Transformer(NANO_CONFIG), byte_tokenizer())
+    tokenizer = byte_tokenizer()
+    config = replace(NANO_CONFIG, eos_token_id=tokenizer.token_to_id(EOS))
+    yield Engine("random", initialize(Transformer(config), 0), tokenizer)
     torch.set_num_threads(threads)
 
 

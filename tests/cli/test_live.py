@@ -12,7 +12,7 @@ def play(live: Live) -> None:
     for piece in ("Loo", "k.\n", "More."):
         live.reasoning(piece)
     live.content("8443")
-    live.turn_ended(Turn("Look.\nMore.", "8443", (), "stop", Usage(5, 20, 0), 0.5))
+    live.turn_ended(Turn("Look.\nMore.", "8443", (), "stop", Usage(5, 21, 0), 0.7, 0.2))
     call = ToolCall("c", "bash", '{"command": "ls"}')
     live.call_started(call)
     live.call_ended(call, "\n".join(f"line {number}" for number in range(30)))
@@ -23,13 +23,13 @@ def test_on_a_terminal_text_appears_as_it_comes(capsys: pytest.CaptureFixture[st
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(
-        "Look.\nMore.\n8443\n  [20 tokens, 40 tokens/s]\n$ ls\n  line 0\n"
+        "Look.\nMore.\n8443\n  [21 tokens, 40 tokens/s]\n$ ls\n  line 0\n"
     )
 
 
 def test_in_a_pipe_each_event_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     play(Live(streaming=False))
-    assert capsys.readouterr().err.startswith("Look.\n  More.\n8443\n  [20 tokens")
+    assert capsys.readouterr().err.startswith("Look.\n  More.\n8443\n  [21 tokens")
 
 
 def test_a_long_output_is_shown_in_part_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from baleen.agent.journal import read_history
 from baleen.agent.nano import ABILITIES
+from baleen.agent.run_folder import RunFolder
 from baleen.assets import ROOT, nano_dir
 from baleen.cli.main import main
+from baleen.cli.scoreboard import executions
 
 pytestmark = [
     pytest.mark.toy,
@@ -71,6 +77,32 @@ def test_what_it_cannot_answer_ends_cleanly_and_says_what_it_can(found: Any, que
     assert result["outcome"] in ("stop", "budget", "model_error")
     assert code == (0 if result["outcome"] == "stop" else 1)
     assert result["hint"] == ABILITIES
+
+
+def test_killed_anywhere_it_gives_the_same_answer_and_repeats_no_command(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    begin = ["Which port does staging use?", "--mount", str(ROOT / "conf"), "--run-dir"]
+    rng = random.Random(2)
+    num_kills, code = 0, -9
+    while code == -9:
+        folder = RunFolder(run_dir)
+        arguments = ["--resume"] if folder.config.exists() else begin
+        enough = size(folder.wal) + rng.randint(1, 8_000)
+        command = [sys.executable, "-m", "baleen.cli.main", "run", *arguments, str(run_dir)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as agent:
+            while agent.poll() is None and size(folder.wal) < enough:
+                time.sleep(0.001)
+            agent.kill()
+            out, _ = agent.communicate()
+            code = agent.returncode
+            num_kills += code == -9
+    assert (code, out) == (0, b"8443\n")
+    assert set(executions(folder, read_history(folder.wal)).values()) == {1}
+    assert num_kills >= 1
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def test_the_question_of_the_demo_has_one_answer_in_its_folder() -> None:

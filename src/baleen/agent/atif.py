@@ -67,6 +67,7 @@ def _agent_step(number: int, turn: TurnState, model_name: str) -> dict[str, Any]
     step["extra"] = {
         "finish_reason": reading.finish_reason,
         "duration_s": round(reading.duration_s, 6),
+        "first_token_s": round(reading.first_token_s, 6),
         "continued_after_resume": turn.after_resume,
     }
     return step

@@ -48,8 +48,17 @@ class Turn:
     """`stop`, `tool_calls`, or `length` when a limit cut the turn."""
     usage: Usage
     duration_s: float = 0.0
+    first_token_s: float = 0.0
+    """Seconds of it until the first token: the prompt, and a server's queue."""
     reasoning_fields: tuple[str, ...] = ("reasoning_content",)
     """Names under which the endpoint sent the reasoning; it is sent back under the same ones."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Sampling speed behind the first token; 0 when there is nothing to measure."""
+        sampling_s = self.duration_s - self.first_token_s
+        num_timed = self.usage.completion_tokens - 1
+        return num_timed / sampling_s if num_timed > 0 and sampling_s > 0 else 0.0
 
 
 class Watch:
@@ -83,8 +92,8 @@ class Endpoint(Protocol):
     async def sample(self, journal: Journal, max_tokens: int, watch: Watch) -> Turn:
         """Continue the journal's history by one turn of at most `max_tokens` tokens.
 
-        A turn that an earlier process began is continued after its last recorded token where the
-        endpoint can do that (see `resumes_turns`), else sampled anew.
+        A turn that an earlier process began is continued after its last recorded token by an
+        endpoint that takes tokens, and sampled anew by one that takes messages.
 
         Raises:
             EndpointError: the model could not be reached or answered something unusable.

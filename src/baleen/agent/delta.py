@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baleen.agent.base import ToolCall, Turn, Usage, Watch
+from baleen.agent.timer import Timer
 from baleen.errors import EndpointError
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -51,7 +52,7 @@ class TurnBuilder:
                 remedy="is this an OpenAI-compatible Chat Completions endpoint?",
             ) from error
 
-    def finish(self, duration_s: float) -> Turn:
+    def finish(self, timer: Timer) -> Turn:
         """The whole turn.
 
         Raises:
@@ -69,7 +70,8 @@ class TurnBuilder:
             calls=self._finished_calls(),
             finish_reason="length" if self._finish_reason == "length" else "stop",
             usage=self._usage,
-            duration_s=duration_s,
+            duration_s=timer.elapsed_s,
+            first_token_s=timer.first_s,
             reasoning_fields=tuple(reasoning),
         )
 

@@ -11,16 +11,16 @@ from baleen.errors import ConfigError
 class Limits:
     """Bounds of one run; each is named in the outcome that it causes."""
 
-    max_turns: int = 12
-    """Model turns; a look-up takes three, a repair of a small program about ten."""
+    max_turns: int = 50
+    """Model turns; a look-up takes three, a repair in a program some tens."""
 
-    max_tokens: int = 32_768
+    max_tokens: int = 262_144
     """Sampled tokens of the whole run, reasoning included."""
 
-    max_turn_tokens: int = 8_192
+    max_turn_tokens: int = 32_768
     """Sampled tokens of one turn."""
 
-    deadline_s: float = 600.0
+    deadline_s: float = 1_800.0
     """Seconds that one process may work on the run; a resumed run gets them anew."""
 
     command_timeout_s: float = 60.0

@@ -9,7 +9,6 @@ it, or if it does not fit the record, the context is computed again.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,11 @@ from baleen.agent import records
 from baleen.agent.base import ToolCall, Turn, Usage, Watch
 from baleen.agent.config import NANO
 from baleen.agent.fingerprint import fingerprint
+from baleen.agent.history import TurnState
 from baleen.agent.journal import Journal
 from baleen.agent.kv_file import restore, save
 from baleen.agent.prompt import Prompt
+from baleen.agent.timer import Timer
 from baleen.assets import nano_dir
 from baleen.errors import CheckpointError, MissingExtraError, RunError
 from baleen.protocol import Encoder
@@ -78,8 +79,15 @@ class LocalEndpoint:
             raise MissingExtraError(
                 f"a model in this process needs {error.name}", remedy="pip install 'baleen[model]'"
             ) from error
+        engine = Engine.load(model, num_threads=1 if is_nano else None)  # too small to share out
+        if engine.tokenizer.token_to_id(EOS) != engine.config.eos_token_id:
+            raise CheckpointError(
+                f"{folder}: config.json ends turns with token {engine.config.eos_token_id}, "
+                f"tokenizer.json calls {EOS} {engine.tokenizer.token_to_id(EOS)}",
+                remedy="take both files from one model",
+            )
         return cls(
-            Engine.load(model, num_threads=1 if is_nano else None),  # too small to share out
+            engine,
             prompt,
             fingerprint=fingerprint(folder),
             temperature=temperature,
@@ -91,39 +99,38 @@ class LocalEndpoint:
         self._check_policy(journal)
         session = self._open_session(journal, watch)
         encoded = self._encode(journal)
-        number = len(journal.history.finished_turns)
-        if journal.history.current is None:
-            journal.write(records.Prompt(number, self._new_ids(journal, encoded)))
-        state = journal.history.current
-        assert state is not None, "its prompt record has opened the turn"
+        state = self._open_turn(journal, encoded)
         num_prompt_tokens = len(journal.history.context_ids) - len(state.token_ids)
         reused_before = session.reused_tokens
         parser = encoded.parser(tokenizer=self._engine.tokenizer)
-        started = time.monotonic()
-        _show(parser.feed(state.token_ids), watch)
+        timer = Timer()
+        _show(parser.feed([i for i in state.token_ids if i != self._eos_id]), watch)
         for token_id, logprob in self._tokens(session, journal, max_tokens):
+            timer.first()
+            number = len(journal.history.turns) - 1
             journal.write(records.Tokens(number, [token_id], [logprob]))
             if token_id != self._eos_id:
                 _show(parser.feed([token_id]), watch)
             await asyncio.sleep(0)  # lets a deadline or a signal in between two tokens
-        is_complete = bool(state.token_ids) and state.token_ids[-1] == self._eos_id
-        turn = parser.finish("stop" if is_complete else "length")
+        finish_reason = "stop" if self._is_complete(state) else "length"
+        reading = parser.finish(finish_reason)
         _show(parser.last_events, watch)
         save(session, journal.folder.kv, self._policy)
         return Turn(
-            reasoning=turn.reasoning,
-            content=turn.content,
+            reasoning=reading.reasoning,
+            content=reading.content,
             calls=tuple(
                 ToolCall(call.id, call.name, call.arguments, str(call.status))
-                for call in turn.tool_calls
+                for call in reading.tool_calls
             ),
-            finish_reason="stop" if is_complete else "length",
+            finish_reason=finish_reason,
             usage=Usage(
                 prompt_tokens=num_prompt_tokens,
                 completion_tokens=len(state.token_ids),
                 cached_tokens=min(session.reused_tokens - reused_before, num_prompt_tokens),
             ),
-            duration_s=time.monotonic() - started,
+            duration_s=timer.elapsed_s,
+            first_token_s=timer.first_s,
         )
 
     def facts(self) -> Mapping[str, Any]:
@@ -176,6 +183,18 @@ class LocalEndpoint:
             effort=self._prompt.effort,
         )
 
+    def _open_turn(self, journal: Journal, encoded: EncodedPrompt) -> TurnState:
+        """The turn in progress, or a new one with its part of the prompt on record."""
+        if journal.history.current is None:
+            number = len(journal.history.turns)
+            journal.write(records.Prompt(number, self._new_ids(journal, encoded)))
+        state = journal.history.current
+        assert state is not None, "its prompt record has opened the turn"
+        return state
+
+    def _is_complete(self, state: TurnState) -> bool:
+        return bool(state.token_ids) and state.token_ids[-1] == self._eos_id
+
     def _new_ids(self, journal: Journal, encoded: EncodedPrompt) -> list[int]:
         """Ids of what the context does not hold yet: all of it, or what follows the last turn.
 
@@ -196,7 +215,7 @@ class LocalEndpoint:
         state = journal.history.current
         assert state is not None, "there is a turn to continue"
         left = max_tokens - len(state.token_ids)
-        if left <= 0 or (state.token_ids and state.token_ids[-1] == self._eos_id):
+        if left <= 0 or self._is_complete(state):
             return
         sampling = Sampling(temperature=self._temperature, seed=self._seed, max_tokens=left)
         for token in session.generate(journal.history.context_ids, sampling):

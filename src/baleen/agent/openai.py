@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from baleen.agent.base import Turn, Watch
 from baleen.agent.delta import TurnBuilder
 from baleen.agent.journal import Journal
 from baleen.agent.sse import json_events
+from baleen.agent.timer import Timer
 from baleen.errors import EndpointError
 
 if TYPE_CHECKING:
@@ -91,11 +91,12 @@ class OpenAIEndpoint:
             "stream_options": {"include_usage": True},
             **self._options,
         }
-        started = time.monotonic()
+        timer = Timer()
         response = await self._send(body)
         builder = TurnBuilder(watch)
         try:
             async for event in json_events(response.aiter_lines()):
+                timer.first()
                 builder.feed(event)
         except httpx.HTTPError as error:
             raise EndpointError(
@@ -104,7 +105,7 @@ class OpenAIEndpoint:
             ) from error
         finally:
             await response.aclose()
-        return builder.finish(time.monotonic() - started)
+        return builder.finish(timer)
 
     def facts(self) -> Mapping[str, Any]:
         """Where the model is and how often it had to be asked twice."""

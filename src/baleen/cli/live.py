@@ -42,10 +42,9 @@ class Live(Watch):
             if text := "".join(parts).strip():
                 _say(_styled(kind, printable(text).replace("\n", "\n  ")))
             parts.clear()
-        count = turn.usage.completion_tokens
-        if count and turn.duration_s > 0:
-            speed = f"{count} tokens, {count / turn.duration_s:.0f} tokens/s"
-            _say(click.style(f"  [{speed}]", dim=True))
+        if turn.tokens_per_s:
+            count = f"{turn.usage.completion_tokens} tokens, {turn.tokens_per_s:.0f} tokens/s"
+            _say(click.style(f"  [{count}]", dim=True))
 
     def call_started(self, call: ToolCall) -> None:
         """Show a command before it runs."""
