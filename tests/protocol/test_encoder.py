@@ -174,7 +174,9 @@ def test_an_image_is_a_placeholder_token_where_the_model_sees_and_text_elsewhere
         ("<｜image｜>", True),
         ("\n\n<｜image｜>", False),
     ]
-    segments = Encoder("0731", "checkpoint").encode([user(parts)]).segments
+    assert "<｜User｜>[Unsupported image_url]\n\n" in encoded("checkpoint", [user(parts)])
+    vision = Encoder("0731", "checkpoint", image_token="<｜deepseek_image｜>")
+    segments = vision.encode([user(parts)]).segments
     assert ("<｜deepseek_image｜>", True) in segments
 
 

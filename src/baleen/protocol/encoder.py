@@ -25,9 +25,16 @@ Restore = Callable[[Sequence[Message]], Sequence[Message]]
 
 
 class Encoder:
-    """Encodes conversations for one prompt revision, in one flavor. Holds no state."""
+    """Encodes conversations for one prompt revision, in one flavor. Holds no state.
 
-    def __init__(self, revision: str = "0731", flavor: str = "api") -> None:
+    ``image_token`` is the placeholder for images. V4.1 has one; of the earlier models only the
+    experimental vision model has, and it must be given here. Without one, an image is said to be
+    unsupported, in words.
+    """
+
+    def __init__(
+        self, revision: str = "0731", flavor: str = "api", image_token: str | None = None
+    ) -> None:
         try:
             self.revision = Revision(revision)
         except ValueError as error:
@@ -41,14 +48,8 @@ class Encoder:
             raise RevisionError(
                 f"unknown encoder flavor {flavor!r}", remedy="use api or checkpoint"
             ) from error
-
-    @property
-    def _image_token(self) -> str | None:
-        """The placeholder for an image, None where a revision has none."""
-        if self.revision is Revision.V41:
-            return tokens.IMAGE
-        has_vision = self.flavor is Flavor.CHECKPOINT and self.revision is Revision.R0731
-        return tokens.IMAGE_VISION_EXP if has_vision else None
+        has_images = self.revision is Revision.V41
+        self._image_token = image_token or (tokens.IMAGE if has_images else None)
 
     def encode(
         self,
