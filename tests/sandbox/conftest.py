@@ -67,10 +67,16 @@ def _processes(home: Path) -> list[str]:
 
 
 def footprint(home: Path) -> Footprint:
-    groups = Path("/sys/fs/cgroup").rglob(f"{Home(home).group_name}/z*")
+    name = Home(home).group_name
+    groups = [
+        f"{folder}/{group}"
+        for folder, groups, _ in os.walk("/sys/fs/cgroup")  # it forgives what vanishes meanwhile
+        for group in groups
+        if folder.endswith(name)
+    ]
     return Footprint(
         mounts=Path("/proc/self/mounts").read_text().splitlines(),
-        groups=[str(group) for group in groups],
+        groups=groups,
         processes=_processes(home),
         staged=[str(path) for path in (home / "stage").glob("*")],
     )

@@ -219,9 +219,11 @@ impl Zygote {
 
     fn finish_removals(&mut self) {
         let removals = std::mem::take(&mut self.removals);
-        for removal in removals {
-            let ended = removal.process.as_ref().is_none_or(has_ended);
-            let gone = ended && removal.group.remove();
+        for mut removal in removals {
+            if removal.process.as_ref().is_some_and(has_ended) {
+                removal.process = None;
+            }
+            let gone = removal.process.is_none() && removal.group.remove();
             if gone {
                 self.conn.send(&map! { "request" => removal.request, "gone" => true });
             } else if Instant::now() > removal.give_up_at {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +31,12 @@ from .errors import (
 )
 from .ports import PortForward
 from .spec import BoxSpec, RunResult
-from .trajectory import Kind, Log, Record, fetch
+from .trajectory import INLINE_BYTES, Kind, Log, Record, fetch
 
 GRACE_S = 10.0
 """How long after a command's timeout its end may take to arrive before the box counts as lost."""
+
+FAST_SYNC_S = 0.001
 
 
 @dataclass
@@ -80,10 +83,13 @@ class Box:
 
     async def append(self, kind: Kind, payload: dict[str, Any], key: str | None = None) -> Record:
         """Appends a synced record without holding up other boxes."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._executor, lambda: self.log.append(kind, payload, key)
-        )
+        return await self._on_disk(lambda: self.log.append(kind, payload, key))
+
+    async def _on_disk(self, work: Callable[[], Record]) -> Record:
+        """Does disk work at once while the disk is fast, else in a thread: a hop costs as much."""
+        if self.log.sync_time_s < FAST_SYNC_S:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     def recall(self, records: list[Record]) -> None:
         """Rebuilds the table of keys from the log."""
@@ -221,7 +227,9 @@ class Box:
             del payload["replayed"]
             return self.log.append(Kind.RESULT, {"intent": use.intent_seq, **payload}, key)
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, write)
+        if len(result.stdout) + len(result.stderr) > INLINE_BYTES:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, write)
+        return await self._on_disk(write)
 
     def _acknowledge(self, use: Use) -> None:
         if self.link is not None:

@@ -11,7 +11,6 @@ import asyncio
 import fcntl
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -188,7 +187,7 @@ class _Starter:
     def __init__(self, home: Home, lock: int) -> None:
         self._home = home
         self._lock = lock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: int | None = None
 
     def see_to_it(self) -> None:
         """Starts the edge if nobody does.
@@ -201,36 +200,42 @@ class _Starter:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
-        code = 0 if self._process is None else self._process.poll()
+        code = 0 if self._process is None else _exit_code(self._process)
         if code == 0:  # none yet, or another edge, perhaps just going, was there
             self._process = _start_edge(self._home)
         elif code is not None:
             raise _start_failure(self._home)
 
 
-def _start_edge(home: Home) -> subprocess.Popen[bytes]:
+def _start_edge(home: Home) -> int:
+    """Starts the edge detached and returns its process id; it outlives its starter on purpose."""
     # The edge runs this very package, wherever the caller imported it from.
     source = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "BALEEN_HOME": str(home.root)}
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [source, os.environ.get("PYTHONPATH")])
     )
-    with home.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "baleen.sandbox.edge"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-        )
-    _started.append(process)
-    return process
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-m", "baleen.sandbox.edge"],
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(home.log), append, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
 
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Edges outlive their starter on purpose; kept so that Python does not warn about them."""
+def _exit_code(pid: int) -> int | None:
+    """The exit code of a child, None while it runs; 0 where somebody else has collected it."""
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _start_failure(home: Home) -> Exception:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import UnsupportedError
@@ -38,6 +40,7 @@ _COPIED = (
     "etc/os-release",
 )
 _SKELETON_VERSION = "1"
+HOST_CHECK_S = 10
 
 _ETC = {
     "passwd": "root:x:0:0:root:/root:/bin/sh\n"
@@ -67,7 +70,7 @@ def resolve_image(image: str, home: Home) -> list[Layer]:
         UnsupportedError: the image is of a kind that is not available yet.
     """
     if image == "host":
-        return _host_layers(home)
+        return _host_layers(home, int(time.monotonic() / HOST_CHECK_S))
     if image.startswith(("/", ".", "~")):
         folder = Path(image).expanduser()
         if not folder.is_dir():
@@ -81,7 +84,9 @@ def resolve_image(image: str, home: Home) -> list[Layer]:
     )
 
 
-def _host_layers(home: Home) -> list[Layer]:
+@lru_cache(maxsize=4)
+def _host_layers(home: Home, period: int) -> list[Layer]:
+    """The host's layers, looked at anew in every period of :data:`HOST_CHECK_S`."""
     skeleton = _host_skeleton(home)
     folders = [
         f"/{name}"

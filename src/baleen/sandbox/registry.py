@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from baleen.errors import SandboxError
 from .agentlink import AgentLink
 from .box import Box, gone
 from .call import helper_argv
-from .cgroups import Groups
+from .cgroups import Groups, own_paths
 from .errors import BoxGoneError, CapacityError, Cause, LaunchError, UnsupportedError
 from .home import Home
 from .images import resolve_image
@@ -113,18 +114,16 @@ class Registry:
         slot = self._free_slots.pop()
         log: Log | None = None
         try:
-            log = await asyncio.get_running_loop().run_in_executor(self._executor, Log.create, path)
+            log = Log.create(path)
             box = Box(box_id, spec, log, self._executor)
             box.slot = slot
-            await box.append(
-                Kind.OPEN,
-                {
-                    "box": box_id,
-                    "spec": spec.to_wire(),
-                    "layers": [[x.at, *x.lowers] for x in layers],
-                },
-            )
-            self._write_state(box, "starting")
+            first = {
+                "box": box_id,
+                "spec": spec.to_wire(),
+                "layers": [[x.at, *x.lowers] for x in layers],
+            }
+            log.open_with(first)
+            self._write_state(box)
             launch = self._launch_spec(box, [{"at": x.at, "lower": list(x.lowers)} for x in layers])
             answer = await self._launcher.create(launch)
             box.pid, box.groups = answer["pid"], answer["groups"]
@@ -137,7 +136,6 @@ class Registry:
                 raise LaunchError(f"box {box_id} did not start: {error}") from error
             raise
         self._boxes[box_id] = box
-        self._write_state(box, "live")
         return box
 
     def _abandon(self, folder: Path, log: Log | None, slot: int) -> None:
@@ -175,11 +173,11 @@ class Registry:
             limits.append((RLIMIT_NPROC, spec.pids + OWN_PROCESSES))
         return limits
 
-    def _write_state(self, box: Box, state: str) -> None:
+    def _write_state(self, box: Box) -> None:
+        """Notes what a later edge must know to find the box again, or that it has ended."""
         data = {
             "version": 1,
             "id": box.id,
-            "state": state,
             "spec": box.spec.to_wire(),
             "log": str(box.log.path),
             "groups": box.groups,
@@ -187,10 +185,10 @@ class Registry:
             "created_at": box.created_at,
             "cause": box.ended,
         }
-        path = self.home.boxes / box.id / "box.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(data))
-        partial.replace(path)
+        path = f"{self.home.boxes}/{box.id}/box.json"
+        with open(f"{path}.partial", "w") as file:  # noqa: PTH123 - on the path of every create
+            json.dump(data, file)
+        os.replace(f"{path}.partial", path)  # noqa: PTH105
 
     def _on_gone(self, box: Box) -> None:
         """Process 1 ended without being asked to."""
@@ -216,16 +214,21 @@ class Registry:
             await self._launcher.destroy(box.id, box.groups)
             if box.link is not None:
                 box.link.close()
-            with contextlib.suppress(SandboxError):
-                await box.append(Kind.CLOSE, {"cause": cause.value})
-            box.log.close()
-            self._write_state(box, "ended")
-            (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
+            self._bury(box)
         finally:
             self._removing.pop(box.id, None)
             if box.slot is not None:
                 self._free_slots.insert(0, box.slot)
         self._forget_oldest()
+
+    def _bury(self, box: Box) -> None:
+        """Closes the log and leaves a tombstone: a late client learns what became of the box."""
+        assert box.ended is not None
+        with contextlib.suppress(SandboxError):
+            box.log.append(Kind.CLOSE, {"cause": box.ended.value}, sync=False)
+        box.log.close()
+        self._write_state(box)
+        (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
 
     def _forget_oldest(self) -> None:
         ended = [box for box in self._boxes.values() if box.ended is not None]
@@ -259,45 +262,41 @@ class Registry:
             shutil.rmtree(folder, ignore_errors=True)
             return
         box.groups, box.created_at = state["groups"], state["created_at"]
-        box.recall(list(read(box.log.path)))
-        if state["state"] == "ended":
-            box.ended = Cause(state["cause"])
+        records = list(read(box.log.path))
+        box.recall(records)
+        closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
+        if closed is not None:
+            box.ended = Cause(closed)
             box.log.close()
             self._boxes[box.id] = box
             return
         try:
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
         except (OSError, BoxGoneError):
-            await self._bury(box, state)
+            await self._give_up(box, folder, is_new=len(records) <= 1)
             return
-        await self._adopt(box, state)
+        await self._adopt(box, state["slot"])
 
-    async def _adopt(self, box: Box, state: dict[str, Any]) -> None:
+    async def _adopt(self, box: Box, slot: int) -> None:
         assert box.link is not None
         box.pid = box.link.pid
-        box.slot = state["slot"]
-        self._free_slots.remove(box.slot)
+        box.slot = slot
+        self._free_slots.remove(slot)
         await self._launcher.adopt(box.id, box.pid)
-        if not box.groups:
-            box.groups = _groups_of(box.pid, self.groups)
+        box.groups = _groups_of(box.pid, self.groups)
         self._boxes[box.id] = box
-        if state["state"] == "starting":
-            # The edge died before it could tell anybody: the client asks again with the same id.
-            self._write_state(box, "live")
         box.settle_unfinished()
 
-    async def _bury(self, box: Box, state: dict[str, Any]) -> None:
-        box.ended = Cause.NODE_LOST
-        await self._launcher.destroy(box.id, box.groups)
-        if state["state"] == "starting":
-            self._abandon(self.home.boxes / box.id, box.log, state["slot"])
-            self._free_slots.pop()
+    async def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:
+        """Clears away a box that died while no edge lived; an unused one is forgotten."""
+        if is_new:
+            box.log.close()
+            box.log.path.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
             return
-        await box.append(Kind.CLOSE, {"cause": box.ended.value})
-        box.log.close()
+        box.ended = Cause.NODE_LOST
+        self._bury(box)
         self._boxes[box.id] = box
-        self._write_state(box, "ended")
-        (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
 
     def _sweep_groups(self) -> None:
         """Removes the empty groups of launchers that are dead; a living one's wait for boxes."""
@@ -340,12 +339,12 @@ def _available_memory_mb() -> int:
 
 
 def _groups_of(pid: int, groups: Groups) -> list[str]:
-    """Finds a box's groups by the spawner, process 1's only direct child that is in one."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    found = []
-    for parent in groups.parents:
-        for group in parent.glob("z*"):
-            members = (group / "cgroup.procs").read_text().split()
-            if any(child in members for child in children):
-                found.append(str(group))
-    return found
+    """Finds a box's groups by its spawner, the child of process 1 that is in them."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        paths = own_paths(Path(f"/proc/{child}/cgroup").read_text()).values()
+        names = {Path(path).name for path in paths if Path(path).name.startswith("z")}
+        places = [parent / name for parent in groups.parents for name in names]
+        found = [str(place) for place in places if place.is_dir()]
+        if found:
+            return found
+    return []

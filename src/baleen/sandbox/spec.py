@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ class BoxSpec:
             _check_mount(mount)
 
     def to_wire(self) -> dict[str, Any]:
-        return asdict(self)
+        flat = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**flat, "mounts": [asdict(mount) for mount in self.mounts]}
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> BoxSpec:
@@ -129,7 +130,7 @@ class RunResult:
         return self.stdout.decode("utf-8", "replace")
 
     def to_wire(self) -> dict[str, Any]:
-        return asdict(self)
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> RunResult:

@@ -204,8 +204,10 @@ impl Agent {
     fn spawner_for(&mut self, frame: &Value) -> &Spawner {
         if frame.get("via").str() == "helper" {
             let ended = !self.ops.get(&HELPER).is_some_and(Op::is_running);
-            if let (true, Some((_, request))) = (ended, self.helper.take_if(|_| ended)) {
-                self.start_helper(&request);
+            if ended {
+                if let Some((_, request)) = self.helper.take() {
+                    self.start_helper(&request);
+                }
             }
             if let Some((helper, _)) = &self.helper {
                 return helper;

@@ -1,0 +1,212 @@
+"""How long a sandbox takes: create + first command + destroy, and a command in a live box.
+
+    python benchmarks/sandbox_latency.py [--rounds 200] [--ladder 1 8 64]
+
+From the SDK call to the result's bytes in the caller, with full isolation, default limits and a synced
+log. bubblewrap, runc and Docker are measured in the same run where they are installed; peers start one
+process at a time from this script and are given the same command (`true`), no network, and for runc a
+read-only view of the host. Prints a table and writes ``benchmarks/results/sandbox_latency.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from results import machine, write_results
+
+from baleen.sandbox import Sandbox
+
+Row = dict[str, str | int | float]
+HOST_VIEW = ["usr", "bin", "lib", "lib64"]
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+
+
+def row(what: str, who: str, width: int, times_s: list[float], total_s: float) -> Row:
+    times_ms = [t * 1000 for t in times_s]
+    return {
+        "what": what,
+        "who": who,
+        "at_once": width,
+        "count": len(times_s),
+        "p50_ms": round(statistics.median(times_ms), 3),
+        "p95_ms": round(percentile(times_ms, 0.95), 3),
+        "p99_ms": round(percentile(times_ms, 0.99), 3),
+        "per_s": round(len(times_s) / total_s, 1),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+async def timed(
+    width: int, rounds: int, work: Callable[[int], Awaitable[object]]
+) -> tuple[list[float], float]:
+    """Runs `work` `rounds` times, `width` of them at once; returns each time and the whole."""
+    times: list[float] = []
+
+    async def lane(number: int) -> None:
+        for _ in range(max(1, rounds // width)):
+            start = time.perf_counter()
+            await work(number)
+            times.append(time.perf_counter() - start)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(lane(number) for number in range(width)))
+    return times, time.perf_counter() - start
+
+
+async def whole_life(_: int) -> None:
+    async with await Sandbox.create() as box:
+        await box.run(["true"])
+
+
+async def ours(rounds: int, ladder: list[int]) -> list[Row]:
+    rows = []
+    keeper = await Sandbox.create()  # keeps the connection open, as a program with boxes has it
+    for width in ladder:
+        times, total = await timed(width, rounds, whole_life)
+        rows.append(row("create + exec + destroy", "baleen", width, times, total))
+        boxes = [await Sandbox.create() for _ in range(width)]
+        times, total = await timed(width, rounds, lambda n: boxes[n].run(["true"]))
+        rows.append(row("exec in a live box", "baleen", width, times, total))
+        await asyncio.gather(*(box.close() for box in boxes))
+    async with await Sandbox.create(backend="function") as functions:
+        await functions.call(abs_of, 1)
+        times, total = await timed(1, rounds, lambda _: functions.call(abs_of, -1))
+        rows.append(row("function call", "baleen", 1, times, total))
+    await keeper.close()
+    return rows
+
+
+def abs_of(number: int) -> int:
+    return abs(number)
+
+
+def bubblewrap() -> list[str]:
+    view = [
+        part
+        for name in HOST_VIEW
+        if Path("/", name).exists()
+        for part in ("--ro-bind", f"/{name}", f"/{name}")
+    ]
+    return [
+        "bwrap",
+        "--unshare-all",
+        *view,
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "true",
+    ]
+
+
+@contextmanager
+def runc_bundle() -> Iterator[Path]:
+    """A bundle whose root shows the host's programs read-only."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder)
+        (bundle / "rootfs").mkdir()
+        subprocess.run(["runc", "spec"], cwd=bundle, check=True)
+        config = json.loads((bundle / "config.json").read_text())
+        config["process"] |= {"args": ["true"], "terminal": False}
+        config["mounts"] += [
+            {
+                "destination": f"/{name}",
+                "type": "bind",
+                "source": f"/{name}",
+                "options": ["rbind", "ro"],
+            }
+            for name in HOST_VIEW
+            if Path("/", name).exists()
+        ]
+        config["root"]["readonly"] = False
+        (bundle / "config.json").write_text(json.dumps(config))
+        yield bundle
+
+
+def peer(
+    name: str, rounds: int, command: Callable[[int], list[str]], cwd: Path | None = None
+) -> list[Row]:
+    times = []
+    start = time.perf_counter()
+    for number in range(rounds):
+        begin = time.perf_counter()
+        done = subprocess.run(command(number), cwd=cwd, capture_output=True)
+        if done.returncode:
+            print(f"{name} left out: {done.stderr.decode().strip()[-200:]}")
+            return []
+        times.append(time.perf_counter() - begin)
+    return [row("create + exec + destroy", name, 1, times, time.perf_counter() - start)]
+
+
+def peers(rounds: int) -> list[Row]:
+    rows = []
+    if shutil.which("bwrap"):
+        rows += peer("bubblewrap", rounds, lambda _: bubblewrap())
+    if shutil.which("runc"):
+        with runc_bundle() as bundle:
+            rows += peer(
+                "runc", rounds, lambda n: ["runc", "run", f"bench-{os.getpid()}-{n}"], bundle
+            )
+    if (
+        shutil.which("docker")
+        and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    ):
+        image = "debian:stable-slim"
+        rows += peer(
+            "docker",
+            max(10, rounds // 10),
+            lambda _: ["docker", "run", "--rm", "--network=none", image, "true"],
+        )
+    return rows
+
+
+def show(rows: list[Row]) -> None:
+    base = next(float(r["p50_ms"]) for r in rows if r["who"] == "baleen" and r["at_once"] == 1)
+    print(
+        f"{'what':26}{'who':12}{'at once':>8}{'p50 ms':>10}{'p95':>10}{'p99':>10}{'per s':>9}{'ratio':>8}"
+    )
+    for r in rows:
+        is_peer = r["who"] != "baleen"
+        ratio = f"{float(r['p50_ms']) / base:.1f}x" if is_peer else ""
+        print(
+            f"{r['what']:26}{r['who']:12}{r['at_once']:>8}{r['p50_ms']:>10}{r['p95_ms']:>10}{r['p99_ms']:>10}{r['per_s']:>9}{ratio:>8}"
+        )
+    where = machine()
+    print(
+        f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, commit {where['commit']}, load {rows[0]['load']}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--ladder", type=int, nargs="+", default=[1, 8, 64])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench") as home:
+        os.environ.update(BALEEN_HOME=home, BALEEN_SANDBOX_IDLE_EXIT_S="1")
+        rows = asyncio.run(ours(options.rounds, options.ladder)) + peers(
+            max(20, options.rounds // 4)
+        )
+        show(rows)
+        time.sleep(2.5)  # the edge leaves by itself
+    write_results("sandbox_latency", rows)
+
+
+if __name__ == "__main__":
+    main()
