@@ -1,7 +1,8 @@
 """For vLLM: ``--enable-auto-tool-choice --tool-parser-plugin FILE --tool-call-parser baleen``.
 
-FILE is the path of this module. With ``--reasoning-parser-plugin FILE --reasoning-parser baleen`` the
-reasoning is split off by the same code. vLLM hands out text, so markers are known by their spelling.
+FILE is the path of this module. With ``--reasoning-parser-plugin FILE --reasoning-parser baleen``
+the reasoning is split off by the same code. vLLM hands out text, so markers are known by their
+spelling.
 """
 
 from __future__ import annotations
