@@ -112,3 +112,8 @@ def test_a_missing_special_token_is_named(tokenizer: Tokenizer) -> None:
     prompt = Encoder().encode([{"role": "user", "content": "q"}])
     with pytest.raises(TokenizerError, match="User"):
         prompt.token_ids(bare)
+
+
+def test_half_a_surrogate_pair_is_a_replacement_character(tokenizer: Tokenizer) -> None:
+    ids = Encoder().encode([{"role": "user", "content": "a\ud800b"}]).token_ids(tokenizer)
+    assert "a\ufffdb" in tokenizer.decode(ids, skip_special_tokens=False)

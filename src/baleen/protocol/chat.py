@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from baleen.protocol.errors import MessageError
+from baleen.protocol.errors import MessageError, expect_list, expect_object
 from baleen.protocol.jsontext import dumps
 from baleen.protocol.message import Block, Message, Role, ToolCall
 from baleen.protocol.revision import Flavor
@@ -34,6 +34,7 @@ def read_messages(
     """
     if not messages:
         raise MessageError("Empty input messages", remedy="send at least one message")
+    expect_list(messages, "messages")
     reader = _Reader(flavor, image_token)
     return [
         given if isinstance(given, Message) else reader.read(index, given)
@@ -59,7 +60,8 @@ class _Reader:
         if role is Role.ASSISTANT:
             self._read_assistant(message, given)
         elif role is Role.USER and given.get("content_blocks") is not None:
-            message.blocks = [self._block(index, block) for block in given["content_blocks"]]
+            listed = expect_list(given["content_blocks"], "content_blocks", index)
+            message.blocks = [self._block(index, block) for block in listed]
         else:
             self._read_content(message, given)
         if role is Role.TOOL:
@@ -93,6 +95,7 @@ class _Reader:
                     field="content",
                 )
         if calls:
+            expect_list(calls, "tool_calls", message.index)
             message.calls = [
                 self._call(message.index, place, call) for place, call in enumerate(calls)
             ]
@@ -261,8 +264,8 @@ def encode_options(body: Mapping[str, Any]) -> dict[str, Any]:
 
     Thinking is on unless the body switches it off, in one of the ways that clients know.
     """
-    template = body.get("chat_template_kwargs") or {}
-    asked = (body.get("thinking") or {}).get("type")
+    template = expect_object(body.get("chat_template_kwargs"), "chat_template_kwargs")
+    asked = expect_object(body.get("thinking"), "thinking").get("type")
     thinking = template.get("thinking", True) if asked is None else asked != "disabled"
     effort = body.get("reasoning_effort")
     if effort == "none" and asked is not None:

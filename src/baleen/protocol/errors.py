@@ -15,6 +15,9 @@ The parser is absent on purpose: whatever a model says is a result, never an exc
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from baleen.errors import ProtocolError
 
 
@@ -44,6 +47,30 @@ class MessageError(ProtocolError):
             where = f"{where}.{self.field}" if where else self.field
         text = super().__str__()
         return f"{where}: {text}" if where and where not in text else text
+
+
+def expect_object(value: Any, field: str, index: int | None = None) -> Mapping[str, Any]:
+    """A JSON object from a request; a field that is missing is an empty one.
+
+    Raises:
+        MessageError: it is something else.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise MessageError("must be an object", index=index, field=field)
+    return value
+
+
+def expect_list(value: Any, field: str, index: int | None = None) -> Sequence[Any]:
+    """A JSON array from a request.
+
+    Raises:
+        MessageError: it is something else.
+    """
+    if not isinstance(value, list | tuple):
+        raise MessageError("must be a list", index=index, field=field)
+    return value
 
 
 class ToolSchemaError(ProtocolError):

@@ -92,6 +92,8 @@ def effort_prefix(revision: Revision, flavor: Flavor, effort: Effort) -> str:
     """
     if isinstance(effort, int):
         return _numbered_prefix(revision, effort)
+    if not (effort is None or isinstance(effort, str)):
+        raise EffortError("reasoning effort must be a string or a number")
     levels = _PREFIX[revision]
     if effort is None:
         level = "high" if flavor is Flavor.API else _CHECKPOINT_DEFAULT[revision]

@@ -45,7 +45,7 @@ def _closed(schema: Any, *, is_top: bool = False) -> dict[str, Any]:
     if kind is not None:
         return _closed_by_type(schema, kind, is_top=is_top)
     if isinstance(schema, Mapping) and schema.get("anyOf") is not None:
-        options = [_closed(option) for option in schema["anyOf"]]
+        options = [_closed(option) for option in _list(schema["anyOf"])]
         return {"anyOf": options, **_description(schema)}
     if isinstance(schema, Mapping) and schema.get("$ref") is not None:
         return {"$ref": schema["$ref"]}
@@ -60,14 +60,14 @@ def _closed_by_type(schema: Mapping[str, Any], kind: Any, *, is_top: bool) -> di
         return {"type": kind, **_description(schema)}
     if kind == "object":
         return _closed_object(schema, is_top=is_top)
-    close = _BY_TYPE.get(kind)
+    close = _BY_TYPE.get(kind) if isinstance(kind, str) else None
     if close is None:
         raise _misfit(f"unknown variant `{kind}`, expected one of `object`, `array`, {_SIMPLE}")
     return {"type": kind, **close(schema)}
 
 
 def _closed_object(schema: Mapping[str, Any], *, is_top: bool) -> dict[str, Any]:
-    properties = schema.get("properties") or {}
+    properties = _mapping(schema.get("properties"))
     if not properties and not is_top:
         raise ToolSchemaError("An object with no properties is not allowed.")
     extra = schema.get("additionalProperties")
@@ -85,25 +85,26 @@ def _closed_object(schema: Mapping[str, Any], *, is_top: bool) -> dict[str, Any]
     }
     definitions = schema.get("$def")
     if definitions is not None:
-        closed["$def"] = {name: _closed(member) for name, member in definitions.items()}
+        closed["$def"] = {name: _closed(member) for name, member in _mapping(definitions).items()}
     return closed
 
 
 def _check_required(properties: Mapping[str, Any], required: Any) -> None:
     if required is None:
         return
-    for name in required:
-        if name not in properties:
+    names = _list(required)
+    for name in names:
+        if not isinstance(name, str) or name not in properties:
             raise ToolSchemaError(f"Required property '{name}' not found in object")
-    if set(required) != set(properties):
+    if set(names) != set(properties):
         raise ToolSchemaError("Required properties must match all properties in the object")
 
 
 def _closed_string(schema: Mapping[str, Any]) -> dict[str, Any]:
     form = schema.get("format")
-    if form is not None and form not in _FORMATS:
+    if form is not None and not (isinstance(form, str) and form in _FORMATS):
         raise _misfit(f"unknown variant `{form}`, expected one of {_FORMATS}")
-    _check_values(dict(enumerate(schema.get("enum") or ())), str, "a string")
+    _check_values(dict(enumerate(_list(schema.get("enum")))), str, "a string")
     return {**_description(schema), **_present(schema, "pattern", "format", "enum")}
 
 
@@ -135,6 +136,22 @@ def _check_values(values: Mapping[Any, Any], kind: type | tuple[type, ...], name
     for value in values.values():
         if not isinstance(value, kind) or isinstance(value, bool):
             raise _misfit(f"invalid type: {value!r}, expected {name}")
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _misfit(f"invalid type: {type(value).__name__}, expected a sequence")
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _misfit(f"invalid type: {type(value).__name__}, expected a map")
+    return value
 
 
 def _misfit(reason: str) -> ToolSchemaError:

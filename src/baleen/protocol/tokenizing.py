@@ -75,7 +75,11 @@ class SegmentEncoder:
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of ordinary text, whatever it spells."""
-        ids = self._plain(text)
+        try:
+            ids = self._plain(text)
+        except (TypeError, UnicodeEncodeError):
+            # JSON can spell half a surrogate pair, which no tokenizer can read.
+            ids = self._plain(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         if not self._control_ids.isdisjoint(ids):
             raise TokenizerError(
                 f"the tokenizer turns plain text into a control token: {text[:80]!r}",

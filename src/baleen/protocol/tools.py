@@ -47,6 +47,8 @@ def read_tools(
     """
     if not definitions:
         return []
+    if not isinstance(definitions, list | tuple):
+        raise ToolSchemaError("tools must be a list")
     if flavor is Flavor.CHECKPOINT:
         return [_checkpoint_tool(place, given, dumps) for place, given in enumerate(definitions)]
     return [

@@ -19,7 +19,7 @@ from baleen.protocol.dialects.fields import (
     string,
     text_parts,
 )
-from baleen.protocol.errors import MessageError, ToolSchemaError
+from baleen.protocol.errors import MessageError, ToolSchemaError, expect_object
 from baleen.protocol.jsontext import dumps
 
 _SAME: Final = {
@@ -54,15 +54,16 @@ def to_chat(body: Mapping[str, Any]) -> Body:
         chat["tools"] = [_read_tool(place, tool) for place, tool in enumerate(listed)]
     if body.get("tool_choice"):
         chat["tool_choice"] = _read_choice(body["tool_choice"])
-    thinking = body.get("thinking") or {}
+    thinking = expect_object(body.get("thinking"), "thinking")
     if thinking.get("type"):
         enabled = thinking["type"] != "disabled"
         chat["thinking"] = {"type": "enabled" if enabled else "disabled"}
-    output = body.get("output_config") or {}
+    output = expect_object(body.get("output_config"), "output_config")
     if output.get("effort"):
         chat["reasoning_effort"] = output["effort"]
-    if output.get("format"):
-        wrapped = {"name": "output", "schema": output["format"].get("schema", {})}
+    wanted = expect_object(output.get("format"), "output_config.format")
+    if wanted:
+        wrapped = {"name": "output", "schema": wanted.get("schema", {})}
         chat["response_format"] = {"type": "json_schema", "json_schema": wrapped}
     return chat
 
@@ -115,9 +116,11 @@ def _read_part(index: int, block: Mapping[str, Any]) -> Body:
     if kind == "text":
         return {"type": "text", "text": string(block, "text", f"messages[{index}].content")}
     if kind == "image":
-        return {"type": "image_url", "image_url": {"url": _image_url(block.get("source") or {})}}
+        source = expect_object(block.get("source"), "content", index)
+        return {"type": "image_url", "image_url": {"url": _image_url(source)}}
     if kind == "document":
-        media = (block.get("source") or {}).get("media_type", "unknown")
+        source = expect_object(block.get("source"), "content", index)
+        media = source.get("media_type", "unknown")
         return {"type": "text", "text": f"[Unsupported document type: {media}]"}
     raise MessageError(f"unknown variant `{kind}`", index=index, field="content")
 
@@ -157,11 +160,12 @@ def _read_tool(place: int, tool: Mapping[str, Any]) -> Body:
     return {"type": "function", "function": function}
 
 
-def _read_choice(choice: Mapping[str, Any]) -> Any:
+def _read_choice(given: Any) -> Any:
+    choice = expect_object(given, "tool_choice")
     kind = choice.get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if kind not in _CHOICES:
+    if not isinstance(kind, str) or kind not in _CHOICES:
         raise MessageError(f"unknown tool_choice {kind!r}", field="tool_choice")
     return _CHOICES[kind]
 

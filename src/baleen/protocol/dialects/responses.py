@@ -17,7 +17,7 @@ from baleen.protocol.dialects.fields import (
     renamed,
     string,
 )
-from baleen.protocol.errors import MessageError, ToolSchemaError
+from baleen.protocol.errors import MessageError, ToolSchemaError, expect_object
 
 _SAME: Final = {
     "model": "model",
@@ -59,10 +59,11 @@ def to_chat(body: Mapping[str, Any]) -> Body:
         chat["tools"] = tools
     if body.get("tool_choice"):
         chat["tool_choice"] = _read_choice(body["tool_choice"])
-    effort = (body.get("reasoning") or {}).get("effort")
+    effort = expect_object(body.get("reasoning"), "reasoning").get("effort")
     if effort:
         chat["reasoning_effort"] = effort
-    wanted = (body.get("text") or {}).get("format") or {}
+    text = expect_object(body.get("text"), "text")
+    wanted = expect_object(text.get("format"), "text.format")
     if wanted.get("type") == "json_schema":
         schema = {key: wanted[key] for key in ("name", "schema", "strict") if key in wanted}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -95,7 +96,7 @@ class _Folder:
     def _fold_item(self, index: int, item: Mapping[str, Any]) -> None:
         kind, where = item.get("type", "message"), f"input[{index}]"
         if kind == "reasoning":
-            self._add_reasoning(item)
+            self._add_reasoning(item, where)
         elif kind == "function_call":
             self._add_call(item, where)
         elif kind == "function_call_output":
@@ -115,8 +116,9 @@ class _Folder:
             self.messages.append(self._turn)
         return self._turn
 
-    def _add_reasoning(self, item: Mapping[str, Any]) -> None:
-        text = "\n".join(part.get("text", "") for part in item.get("content") or ())
+    def _add_reasoning(self, item: Mapping[str, Any], where: str) -> None:
+        parts = objects(item.get("content") or [], where)
+        text = "\n".join(string(part, "text", where) for part in parts)
         if self._turn is not None and (self._turn["content"] or "tool_calls" in self._turn):
             self._turn = None
         turn = self._assistant()
@@ -133,7 +135,7 @@ class _Folder:
         if role != "assistant":
             self._turn = None
             known = {"user": "user", "developer": "user", "system": "system"}
-            if role not in known:
+            if not isinstance(role, str) or role not in known:
                 raise MessageError(f"unknown role {role!r}", field=f"{where}.role")
             self.messages.append({"role": known[role], "content": content})
             return

@@ -1,0 +1,1 @@
+"""Our parser inside other servers: one module per server, imported by that server alone."""

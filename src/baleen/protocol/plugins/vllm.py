@@ -1,0 +1,159 @@
+"""For vLLM: ``--enable-auto-tool-choice --tool-parser-plugin FILE --tool-call-parser baleen``.
+
+FILE is the path of this module. With ``--reasoning-parser-plugin FILE --reasoning-parser baleen``
+the reasoning is split off by the same code. vLLM hands out text, so markers are known by their
+spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vllm.entrypoints.generate.base.protocol import (  # type: ignore[import-not-found]
+    DeltaFunctionCall,
+    DeltaMessage,
+    DeltaToolCall,
+    ExtractedToolCallInformation,
+    FunctionCall,
+    ToolCall,
+)
+from vllm.reasoning import ReasoningParserManager  # type: ignore[import-not-found]
+from vllm.reasoning.abs_reasoning_parsers import (  # type: ignore[import-not-found]
+    ReasoningParser,
+)
+from vllm.tool_parsers.abstract_tool_parser import (  # type: ignore[import-not-found]
+    ToolParser,
+    ToolParserManager,
+)
+
+from baleen.protocol import Parser, parse, tokens
+from baleen.protocol.events import ArgumentsDelta, CallStart, ContentDelta, Event
+from baleen.protocol.plugins.definitions import chat_definitions
+from baleen.protocol.plugins.reasoning_split import ReasoningSplit
+
+
+def _options(request: Any) -> dict[str, Any]:
+    return {
+        "tools": chat_definitions(request.tools),
+        "thinking": False,
+        "calls": request.tool_choice != "none",
+    }
+
+
+class BaleenToolParser(ToolParser):  # type: ignore[misc]
+    """Reads calls; one object serves one request."""
+
+    supports_required_and_named = False
+
+    def __init__(self, tokenizer: Any, tools: Any = None) -> None:
+        super().__init__(tokenizer, tools)
+        self._parser: Parser | None = None
+
+    def adjust_request(self, request: Any) -> Any:
+        """The tags hold a special token, which must not be left out of the text."""
+        request = super().adjust_request(request)
+        request.skip_special_tokens = False
+        return request
+
+    def extract_tool_calls(self, model_output: str, request: Any) -> Any:
+        """Calls and content of a whole output."""
+        turn = parse(model_output, **_options(request))
+        calls = [
+            ToolCall(
+                id=call.id,
+                type="function",
+                function=FunctionCall(name=call.name, arguments=call.arguments),
+            )
+            for call in turn.tool_calls
+        ]
+        return ExtractedToolCallInformation(
+            tools_called=bool(calls), tool_calls=calls, content=turn.content or None
+        )
+
+    def extract_tool_calls_streaming(
+        self,
+        previous_text: str,
+        current_text: str,
+        delta_text: str,
+        previous_token_ids: Sequence[int],
+        current_token_ids: Sequence[int],
+        delta_token_ids: Sequence[int],
+        request: Any,
+    ) -> Any:
+        """What a further piece of the output adds; None if nothing yet."""
+        if self._parser is None:
+            self._parser = Parser(**_options(request))
+        events = self._parser.feed(delta_text)
+        return self._delta(events) if events else None
+
+    def _delta(self, events: Sequence[Event]) -> Any:
+        content = "".join(event.text for event in events if isinstance(event, ContentDelta))
+        calls = [delta for event in events if (delta := self._call_delta(event)) is not None]
+        if not content and not calls:
+            return None
+        return DeltaMessage(content=content or None, tool_calls=calls)
+
+    def _call_delta(self, event: Event) -> Any:
+        if isinstance(event, CallStart):
+            # The server reads these two to tell whether, and how, the turn called.
+            self.current_tool_id = event.index
+            self.prev_tool_call_arr.append({"name": event.name, "arguments": ""})
+            self.streamed_args_for_tool.append("")
+            function = DeltaFunctionCall(name=event.name, arguments="")
+            return DeltaToolCall(index=event.index, id=event.id, type="function", function=function)
+        if isinstance(event, ArgumentsDelta):
+            self.streamed_args_for_tool[event.index] += event.text
+            self.prev_tool_call_arr[event.index]["arguments"] += event.text
+            function = DeltaFunctionCall(arguments=event.text)
+            return DeltaToolCall(index=event.index, function=function)
+        return None
+
+
+class BaleenReasoningParser(ReasoningParser):  # type: ignore[misc]
+    """Splits reasoning from what follows it; a call that opens within it ends it."""
+
+    def __init__(self, tokenizer: Any, *arguments: Any, **more: Any) -> None:
+        super().__init__(tokenizer, *arguments, **more)
+        ids = tokenizer.get_vocab()
+        self._splitter = ReasoningSplit()
+        self._ends = {ids[t] for t in (tokens.THINK_CLOSE, tokens.DSML) if t in ids}
+
+    def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
+        """Whether the reasoning is over."""
+        return any(number in self._ends for number in input_ids)
+
+    def extract_content_ids(self, input_ids: list[int]) -> list[int]:
+        """The ids behind the reasoning."""
+        for place, number in enumerate(input_ids):
+            if number in self._ends:
+                return input_ids[place + 1 :]
+        return []
+
+    def extract_reasoning(self, model_output: str, request: Any) -> tuple[Any, Any]:
+        """Reasoning and the rest of a whole output."""
+        splitter = ReasoningSplit()
+        parts = (splitter.feed(model_output), splitter.finish())
+        reasoning, rest = ("".join(texts) for texts in zip(*parts, strict=True))
+        return reasoning or None, rest or None
+
+    def extract_reasoning_streaming(
+        self,
+        previous_text: str,
+        current_text: str,
+        delta_text: str,
+        previous_token_ids: Sequence[int],
+        current_token_ids: Sequence[int],
+        delta_token_ids: Sequence[int],
+    ) -> Any:
+        """What a further piece adds: to the reasoning, to the rest, or to both."""
+        if not previous_text:
+            self._splitter = ReasoningSplit()
+        reasoning, rest = self._splitter.feed(delta_text)
+        if not reasoning and not rest:
+            return None
+        return DeltaMessage(reasoning=reasoning or None, content=rest or None)
+
+
+ToolParserManager.register_module("baleen", module=BaleenToolParser)
+ReasoningParserManager.register_module("baleen", module=BaleenReasoningParser)
