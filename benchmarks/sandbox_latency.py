@@ -2,10 +2,10 @@
 
     python benchmarks/sandbox_latency.py [--rounds 200] [--ladder 1 8 64]
 
-From the SDK call to the result's bytes in the caller, with full isolation, default limits and a synced
-log. bubblewrap, runc and Docker are measured in the same run where they are installed; peers start one
-process at a time from this script and are given the same command (`true`), no network, and for runc a
-read-only view of the host. Prints a table and writes ``benchmarks/results/sandbox_latency.csv``.
+From the SDK call to the result's bytes in the caller, with full isolation, default limits and a
+synced log. bubblewrap, runc and Docker are measured in the same run where they are installed; peers
+start one process at a time from this script and get the same command (`true`), no network, and for
+runc a read-only view of the host. Prints and writes ``benchmarks/results/sandbox_latency.csv``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ async def ours(rounds: int, ladder: list[int]) -> list[Row]:
         times, total = await timed(width, rounds, whole_life)
         rows.append(row("create + exec + destroy", "baleen", width, times, total))
         boxes = [await Sandbox.create() for _ in range(width)]
-        times, total = await timed(width, rounds, lambda n: boxes[n].run(["true"]))
+        times, total = await timed(width, rounds, lambda n, boxes=boxes: boxes[n].run(["true"]))
         rows.append(row("exec in a live box", "baleen", width, times, total))
         await asyncio.gather(*(box.close() for box in boxes))
     async with await Sandbox.create(backend="function") as functions:
@@ -178,18 +178,17 @@ def peers(rounds: int) -> list[Row]:
 
 def show(rows: list[Row]) -> None:
     base = next(float(r["p50_ms"]) for r in rows if r["who"] == "baleen" and r["at_once"] == 1)
-    print(
-        f"{'what':26}{'who':12}{'at once':>8}{'p50 ms':>10}{'p95':>10}{'p99':>10}{'per s':>9}{'ratio':>8}"
-    )
+    head = ("at once", "p50_ms", "p95_ms", "p99_ms", "per_s", "ratio")
+    print(f"{'what':26}{'who':12}" + "".join(f"{name:>10}" for name in head))
     for r in rows:
         is_peer = r["who"] != "baleen"
         ratio = f"{float(r['p50_ms']) / base:.1f}x" if is_peer else ""
-        print(
-            f"{r['what']:26}{r['who']:12}{r['at_once']:>8}{r['p50_ms']:>10}{r['p95_ms']:>10}{r['p99_ms']:>10}{r['per_s']:>9}{ratio:>8}"
-        )
+        cells = (*(r[key] for key in ("at_once", "p50_ms", "p95_ms", "p99_ms", "per_s")), ratio)
+        print(f"{r['what']:26}{r['who']:12}" + "".join(f"{cell:>10}" for cell in cells))
     where = machine()
     print(
-        f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, commit {where['commit']}, load {rows[0]['load']}"
+        f"{where['cpu']}, {where['cores']} cores, Linux {where['kernel']}, "
+        f"commit {where['commit']}, load {rows[0]['load']}"
     )
 
 

@@ -34,6 +34,7 @@ VERBS = {
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
     "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
+    "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove boxes."),
     "doctor": Verb("baleen.cli.doctor", "doctor", "Check what this machine can do."),
 }
 
