@@ -40,7 +40,8 @@ struct Agent {
     leftovers: Vec<OwnedFd>,
     orphan_ttl: Duration,
     alone_since: Instant,
-    hunt_orphans: bool,
+    /// Supervisors that somebody killed, until nothing of theirs is left.
+    lost_supervisors: Vec<i32>,
 }
 
 pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: i64) -> ! {
@@ -58,7 +59,7 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: 
         leftovers: Vec::new(),
         orphan_ttl: Duration::from_secs(orphan_ttl_s.max(1) as u64),
         alone_since: Instant::now(),
-        hunt_orphans: false,
+        lost_supervisors: Vec::new(),
     };
     while agent.turn().is_ok() {}
     std::process::exit(1)
@@ -106,7 +107,7 @@ impl Agent {
     fn timeout_ms(&self) -> i32 {
         let now = Instant::now();
         let alone = self.conn.is_none().then(|| self.alone_since + self.orphan_ttl);
-        let hunt = self.hunt_orphans.then(|| now + Duration::from_millis(5));
+        let hunt = (!self.lost_supervisors.is_empty()).then(|| now + Duration::from_millis(5));
         let next = self.ops.values().filter_map(|op| op.next_event(now)).chain(alone).chain(hunt).min();
         next.map_or(-1, |at| at.saturating_duration_since(now).as_micros().div_ceil(1000) as i32)
     }
@@ -247,14 +248,18 @@ impl Agent {
         let now = Instant::now();
         for op in self.ops.values_mut() {
             self.leftovers.extend(op.settle(now));
-            self.hunt_orphans |= op.take_tampered();
+            self.lost_supervisors.extend(op.take_lost_supervisor());
         }
         if self.ops.values().any(Op::is_stuck) {
             send_signal(self.spawner.pid, SIGKILL);
         }
-        if self.hunt_orphans {
+        if !self.lost_supervisors.is_empty() {
+            // A dying supervisor closes its pipe before its children become ours: go on until it is gone.
+            let gone = processes::are_gone(&self.lost_supervisors);
             let known: Vec<i32> = self.ops.values().filter_map(Op::supervisor).collect();
-            self.hunt_orphans = processes::kill_orphans(self.spawner.pid, &known) > 0;
+            if processes::kill_orphans(self.spawner.pid, &known) == 0 && gone {
+                self.lost_supervisors.clear();
+            }
         }
     }
 

@@ -290,8 +290,8 @@ impl Op {
         self.timed_out && self.status.is_some() && self.number(0).is_none()
     }
 
-    pub fn take_tampered(&mut self) -> bool {
-        std::mem::take(&mut self.tampered)
+    pub fn take_lost_supervisor(&mut self) -> Option<i32> {
+        std::mem::take(&mut self.tampered).then(|| self.number(0)).flatten()
     }
 
     /// Decides whether the command has ended; returns pipes that background children still hold.

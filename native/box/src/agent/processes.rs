@@ -41,6 +41,12 @@ pub fn kill_descendants(ancestor: i32) -> usize {
     victims.len()
 }
 
+/// Whether none of these processes runs. A zombie counts as gone: its children have been handed on.
+pub fn are_gone(pids: &[i32]) -> bool {
+    let left = parents();
+    pids.iter().all(|pid| !left.contains_key(pid))
+}
+
 /// Kills the children of process 1 that are neither the spawner nor a known supervisor: they exist
 /// only where somebody killed the supervisor that had adopted them.
 pub fn kill_orphans(spawner: i32, supervisors: &[i32]) -> usize {
