@@ -126,7 +126,7 @@ def test_killed_again_and_again_at_random_moments_it_finishes_the_same_run(
     num_kills = 0
     for number in range(2):
         attempt = new_attempt(tmp_path / str(number), home)
-        while not attempt.work_until(int(2 ** rng.uniform(4, 14))):
+        while not attempt.work_until(int(2 ** rng.uniform(8, 14))):
             num_kills += 1
         assert_finished(attempt, history_of(whole))
     assert num_kills >= 6

@@ -142,3 +142,10 @@ def test_json_errors_are_data_too(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert code == 1
     assert json.loads(out)["error"]["code"] == "run"
     assert "there is no run 'nothing'" in err
+
+
+@pytest.mark.usefixtures("home")
+def test_the_exit_code_of_a_sandboxed_command_passes_through() -> None:
+    command = [sys.executable, "-m", "baleen.cli.main", "sandbox", "run", "sh", "-c", "exit 5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (5, ""), done.stderr

@@ -6,11 +6,11 @@ import json
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from growth import kill_when_grown
 
 from baleen.agent.journal import read_history
 from baleen.agent.nano import ABILITIES
@@ -87,22 +87,15 @@ def test_killed_anywhere_it_gives_the_same_answer_and_repeats_no_command(tmp_pat
     while code == -9:
         folder = RunFolder(run_dir)
         arguments = ["--resume"] if folder.config.exists() else begin
-        enough = size(folder.wal) + rng.randint(1, 8_000)
         command = [sys.executable, "-m", "baleen.cli.main", "run", *arguments, str(run_dir)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as agent:
-            while agent.poll() is None and size(folder.wal) < enough:
-                time.sleep(0.001)
-            agent.kill()
+            kill_when_grown(agent, folder.wal, rng.randint(1, 8_000))
             out, _ = agent.communicate()
             code = agent.returncode
             num_kills += code == -9
     assert (code, out) == (0, b"8443\n")
     assert set(executions(folder, read_history(folder.wal)).values()) == {1}
     assert num_kills >= 1
-
-
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def test_the_question_of_the_demo_has_one_answer_in_its_folder() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from growth import kill_when_grown
 from scripted_endpoint import ScriptedEndpoint
 
 from baleen.agent.atif_check import problems
@@ -261,10 +262,6 @@ def live_boxes() -> list[Any]:
     return asyncio.run(Sandbox.list())
 
 
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def test_killed_at_random_moments_every_command_has_run_once(work: Path) -> None:
     script = [bash(f"echo {i} >> marks; sleep 0.05", f"echo x{i} >> marks") for i in range(3)]
     rng = random.Random(5)
@@ -273,11 +270,8 @@ def test_killed_at_random_moments_every_command_has_run_once(work: Path) -> None
     with ScriptedEndpoint([*script, ANSWER]) as server:
         while code != 0:
             arguments = ("--resume", "latest") if wal.exists() else ()
-            enough = size(wal) + rng.randint(1, 1500)
             process = started(server, work, *arguments)
-            while process.poll() is None and size(wal) < enough:
-                time.sleep(0.001)
-            process.kill()
+            kill_when_grown(process, wal, rng.randint(1, 1500))
             out, _ = process.communicate()
             code = process.returncode
             num_kills += code != 0

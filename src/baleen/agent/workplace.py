@@ -128,6 +128,7 @@ class Workplace:
         mounts = []
         if self._config.mount is not None:
             mounts = [(self._config.mount, WORKDIR, self._config.mount_mode)]
+        await Sandbox.list()  # starts the daemon where none runs: that is not the box's own time
         started = time.monotonic()
         self._box = await Sandbox.create(
             backend=self._config.backend,

@@ -32,6 +32,7 @@ VERBS = {
     "demo": Verb("baleen.cli.demo", "demo", "Kill an agent in mid-task and watch it finish."),
     "run": Verb("baleen.cli.run", "run", "Let an agent answer a question with tools."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
+    "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
     "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove boxes."),

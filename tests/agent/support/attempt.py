@@ -10,11 +10,11 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from growth import kill_when_grown
 from scripted_engine import ScriptedEngine
 
 from baleen.agent.base import Endpoint, Watch
@@ -73,12 +73,8 @@ class Attempt:
         Returns:
             Whether it had ended before.
         """
-        wal = self.folder / "wal"
-        begun = _size(wal)
         process = self.start()
-        while process.is_alive() and _size(wal) < begun + num_bytes:
-            time.sleep(0.0005)
-        process.kill()
+        kill_when_grown(process, self.folder / "wal", num_bytes)
         process.join()
         return bool(process.exitcode == 0)
 
@@ -86,10 +82,6 @@ class Attempt:
     def summary(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
         return found
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _work(attempt: Attempt) -> None:
