@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from baleen.protocol.segments import Mark, Segment
+from baleen.protocol.segments import Segment
+
+Mark = tuple[int, int, str]
+"""The segment that a message starts with, the message's index as it was sent, and its kind."""
 
 
 class CacheBreak(NamedTuple):
@@ -35,12 +38,12 @@ def find_cache_break(
     place = next((i for i in range(shared) if before[i] != after[i]), shared)
     if place == len(before) or _only_appends(before, after, place):
         return None
-    holder = Mark(0, -1, "system, tools or effort")
-    for mark in marks:
-        if mark.segment > place:
+    message, kind = -1, "system, tools or effort"
+    for start, index, role in marks:
+        if start > place:
             break
-        holder = mark
-    return CacheBreak(holder.message, holder.kind, place)
+        message, kind = index, role
+    return CacheBreak(message, kind, place)
 
 
 def _only_appends(before: Sequence[Segment], after: Sequence[Segment], place: int) -> bool:

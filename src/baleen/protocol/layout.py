@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from baleen.protocol import jsontext, tokens
-from baleen.protocol.errors import MessageError
+from baleen.protocol.errors import MessageError, expect_object
 from baleen.protocol.markup import Dialect, dialect_of, write_tools
 from baleen.protocol.message import Message
 from baleen.protocol.revision import Flavor, Revision
@@ -59,18 +59,27 @@ def printer(revision: Revision, flavor: Flavor) -> Callable[[Any], str]:
 
 
 def response_schema(response_format: Any, revision: Revision, flavor: Flavor) -> str | None:
-    """JSON text that the response block shows; empty for any object, None for no block."""
-    if not response_format:
-        return None
+    """JSON text that the response block shows; empty for any object, None for no block.
+
+    Raises:
+        MessageError: it is no response format, or no JSON value.
+    """
+    wanted = expect_object(response_format, "response_format")
     dumps = printer(revision, flavor)
-    if flavor is Flavor.CHECKPOINT:
-        return dumps(response_format)
-    kind = response_format.get("type")
-    if kind == "json_object":
-        return dumps({"type": kind}) if revision is Revision.V41 else ""
-    if kind != "json_schema":
-        return None
-    return dumps(response_format.get("json_schema", {}).get("schema"))
+    kind = wanted.get("type")
+    shown: Any = wanted
+    if flavor is Flavor.API:
+        if kind == "json_object":
+            return dumps({"type": kind}) if revision is Revision.V41 else ""
+        if kind != "json_schema":
+            return None
+        shown = expect_object(wanted.get("json_schema"), "response_format.json_schema").get(
+            "schema"
+        )
+    try:
+        return dumps(shown) if wanted else None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MessageError(f"no JSON value: {error}", field="response_format") from error
 
 
 def write_response_format(out: SegmentWriter, schema: str) -> None:

@@ -150,10 +150,8 @@ def _write_assistant(out: SegmentWriter, turn: Message, layout: Layout, *, think
     if write_replay(out, turn, thinks=thinks):
         return
     if thinks:
-        if turn.reasoning:
-            out.text_and_special(turn.reasoning, tokens.THINK_CLOSE)
-        else:
-            out.special(tokens.THINK_CLOSE)
+        out.text(turn.reasoning or "")
+        out.special(tokens.THINK_CLOSE)
     out.text(turn.content)
     if turn.calls:
         write_calls(out, turn.calls, layout.dialect, layout.flavor)

@@ -10,7 +10,7 @@ from baleen.protocol import jsontext
 from baleen.protocol.errors import MessageError
 from baleen.protocol.message import ToolCall
 from baleen.protocol.revision import Flavor, Revision
-from baleen.protocol.segments import SegmentWriter
+from baleen.protocol.segments import SPECIALS, Segment, SegmentWriter
 from baleen.protocol.tokens import DSML
 
 
@@ -25,6 +25,7 @@ class Dialect:
 
 Dumps = Callable[[Any], str]
 
+_DSML_SEGMENT: Final = SPECIALS[DSML]
 _V4: Final = Dialect("tool_calls", "invoke", "parameter")
 _V41: Final = Dialect(" calls", " invoke", " parameter")
 
@@ -77,7 +78,7 @@ def write_tools(out: SegmentWriter, schema_lines: Sequence[str], dialect: Dialec
 
 def write_block_opener(out: SegmentWriter, dialect: Dialect) -> None:
     """Open a block; required calls outside thinking start the model right behind it."""
-    out.text_and_special("\n\n<", DSML)
+    out.extend([("\n\n<", False), _DSML_SEGMENT])
     out.text(f"{dialect.block}>\n")
 
 
@@ -88,36 +89,40 @@ def write_calls(
     is_api_v4 = flavor is Flavor.API and dialect is _V4
     parameters_of = _checkpoint_parameters if flavor is Flavor.CHECKPOINT else _api_parameters
     dumps = jsontext.dumps_api if is_api_v4 else jsontext.dumps
-    write_block_opener(out, dialect)
-    opener = "<"
+    segments: list[Segment] = [("\n\n<", False), _DSML_SEGMENT]
+    before = f"{dialect.block}>\n"
     for call in calls:
-        out.text_and_special(opener, DSML)
-        _write_call(out, call, parameters_of(call, dumps), dialect, skips_blank=is_api_v4)
-        opener = "\n<"
-    out.text_and_special("\n</", DSML)
+        segments += (f"{before}<", False), _DSML_SEGMENT
+        _add_call(segments, call, parameters_of(call, dumps), dialect, skips_blank=is_api_v4)
+        before = f"{dialect.invoke}>\n"
+    segments += (f"{before}</", False), _DSML_SEGMENT
+    out.extend(segments)
     out.text(f"{dialect.block}>")
 
 
-def _write_call(
-    out: SegmentWriter,
+def _add_call(
+    segments: list[Segment],
     call: ToolCall,
     parameters: list[tuple[str, bool, str]],
     dialect: Dialect,
     *,
     skips_blank: bool,
 ) -> None:
-    """Write what stands behind an invocation's first token."""
+    """Add what stands between an invocation's first token and the name in its closing tag."""
     tag = dialect.parameter
     before = f'{dialect.invoke} name="{call.name}">\n'
     for key, is_string, value in parameters:
-        out.text_and_special(before + "<", DSML)
         kind = "true" if is_string else "false"
-        out.text_and_special(f'{tag} name="{key}" string="{kind}">{value}</', DSML)
+        segments += (
+            (f"{before}<", False),
+            _DSML_SEGMENT,
+            (f'{tag} name="{key}" string="{kind}">{value}</', False),
+            _DSML_SEGMENT,
+        )
         before = f"{tag}>\n"
     # On a call without arguments the API leaves out the blank line that every other encoder has.
     blank = "" if parameters or skips_blank else "\n"
-    out.text_and_special(f"{before}{blank}</", DSML)
-    out.text(f"{dialect.invoke}>")
+    segments += (f"{before}{blank}</", False), _DSML_SEGMENT
 
 
 def _api_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool, str]]:

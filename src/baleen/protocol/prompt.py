@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from baleen.protocol.cache_break import Mark
 from baleen.protocol.layout import Layout
 from baleen.protocol.message import Message
 from baleen.protocol.parser import Parser
-from baleen.protocol.segments import Mark, Sampled, Segment
+from baleen.protocol.segments import Sampled, Segment
 from baleen.protocol.tokenizing import SegmentEncoder, encoder_for
 from baleen.protocol.tool_choice import ChoiceMode, ToolChoice
 

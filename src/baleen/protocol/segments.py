@@ -17,14 +17,6 @@ from baleen.protocol import tokens
 Segment = tuple[str, bool]
 
 
-class Mark(NamedTuple):
-    """The segment that a message starts with; messages are counted as they were sent."""
-
-    segment: int
-    message: int
-    kind: str
-
-
 class Sampled(NamedTuple):
     """A run of segments whose ids are known, because a model has sampled them."""
 
@@ -53,10 +45,15 @@ def split_template(template: str) -> tuple[Segment, ...]:
     return tuple(pieces)
 
 
-@cache
-def _special(token: str) -> Segment:
-    """One tuple per token: prompts hold very many of them."""
-    return token, True
+class _Specials(dict[str, Segment]):
+    """One segment per special token: prompts hold very many of them."""
+
+    def __missing__(self, token: str) -> Segment:
+        self[token] = segment = (token, True)
+        return segment
+
+
+SPECIALS: Final = _Specials()
 
 
 class SegmentWriter:
@@ -65,14 +62,14 @@ class SegmentWriter:
     __slots__ = ("_segments", "_text", "marks", "sampled")
 
     def __init__(self) -> None:
-        self.marks: list[Mark] = []
+        self.marks: list[tuple[int, int, str]] = []
         self.sampled: list[Sampled] = []
         self._segments: list[Segment] = []
         self._text = ""
 
     def mark(self, index: int, kind: str) -> None:
         """Note that a message starts with the next segment."""
-        self.marks.append(Mark(len(self._segments) + bool(self._text), index, kind))
+        self.marks.append((len(self._segments) + bool(self._text), index, kind))
 
     def text(self, text: str) -> None:
         """Append ordinary text, whatever it spells."""
@@ -83,15 +80,14 @@ class SegmentWriter:
         if self._text:
             self._segments.append((self._text, False))
             self._text = ""
-        self._segments.append(_special(token))
+        self._segments.append(SPECIALS[token])
 
-    def text_and_special(self, text: str, token: str) -> None:
-        """Append text and the special token behind it; saves a call where there are many."""
+    def extend(self, segments: list[Segment]) -> None:
+        """Append segments of which the first is text and no two texts touch."""
         if self._text:
-            text = self._text + text
+            segments[0] = (self._text + segments[0][0], False)
             self._text = ""
-        self._segments.append((text, False))
-        self._segments.append(_special(token))
+        self._segments += segments
 
     def template(self, template: str) -> None:
         """Append a text of our own in which special tokens are spelled out."""

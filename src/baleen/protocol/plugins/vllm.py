@@ -1,8 +1,8 @@
-"""For vLLM: ``--enable-auto-tool-choice --tool-parser-plugin FILE --tool-call-parser baleen``.
+"""For vLLM: ``--tool-parser-plugin baleen.protocol.plugins.vllm --tool-call-parser baleen``.
 
-FILE is the path of this module. With ``--reasoning-parser-plugin FILE --reasoning-parser baleen``
-the reasoning is split off by the same code. vLLM hands out text, so markers are known by their
-spelling.
+``--enable-auto-tool-choice`` goes with it. With ``--reasoning-parser-plugin`` and the same module,
+``--reasoning-parser baleen`` splits the reasoning off too. Name the module and not its file: vLLM
+would load a file under the name ``vllm``. It hands out text, so markers are known by spelling.
 """
 
 from __future__ import annotations
