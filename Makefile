@@ -13,14 +13,15 @@ setup: $(STAMP) $(NATIVE_STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@command -v cargo >/dev/null || { echo "baleen: cargo not found. It builds the sandbox launcher (native/). Install Rust 1.75 or newer (Debian: apt-get install cargo), then run make again." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1,<27"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev hatchling
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all]'
+	@echo "baleen: installing into .venv (once, about a minute)" >&2
+	@$(BIN)/python -m pip install -qq --upgrade "pip>=25.1,<27"
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt torch
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --group dev hatchling
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt --no-build-isolation --editable '.[all]'
 	@touch $@
 
 $(NATIVE_STAMP): $(NATIVE_SOURCES) native/hatch_build.py | $(STAMP)
-	$(BIN)/python native/hatch_build.py
+	@$(BIN)/python native/hatch_build.py
 	@touch $@
 
 demo: setup

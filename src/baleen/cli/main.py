@@ -35,7 +35,6 @@ VERBS = {
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
     "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
-    "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove boxes."),
     "doctor": Verb("baleen.cli.doctor", "doctor", "Check what this machine can do."),
 }
 
