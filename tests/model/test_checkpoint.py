@@ -79,10 +79,27 @@ def test_a_damaged_folder_names_the_tensor(
         Transformer.from_pretrained(folder)
 
 
-def test_a_truncated_file_is_named(folder: Path) -> None:
+def test_a_file_that_is_cut_off_names_the_tensor(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"ends 100 bytes too early, inside [a-z]+"):
+        Transformer.from_pretrained(folder)
+
+
+def test_a_file_without_a_header_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        Transformer.from_pretrained(folder)
+
+
+def test_a_flipped_bit_names_the_tensor(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    begin, _ = header["layers.1.attn.wkv.weight"]["data_offsets"]
+    data[8 + int.from_bytes(data[:8], "little") + begin] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"layers\.1\.attn\.wkv\.weight is damaged"):
         Transformer.from_pretrained(folder)
 
 

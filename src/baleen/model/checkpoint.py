@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ KEPT_FP32 = re.compile(r"(attn_sink|\.ape|hc_\w+|gate\.bias)$")
 EXPERT = re.compile(r"(layers\.\d+\.ffn\.experts)\.(\d+)\.(w[123])\.weight")
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+CHECKSUMS = "baleen.crc32"
+"""Key in a file's metadata of a JSON object: tensor name -> CRC-32 of its bytes. Files of others
+lack it and are taken as they are."""
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -60,7 +64,8 @@ def save_checkpoint(model: Transformer, folder: Path, format: str) -> None:
     config = {**model.config.to_hf(), "torch_dtype": str(dtype).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     partial = folder / (SINGLE_FILE + ".partial")
-    save_file(tensors, str(partial), metadata={"format": "pt"})
+    checksums = json.dumps({name: checksum(tensor) for name, tensor in tensors.items()})
+    save_file(tensors, str(partial), metadata={"format": "pt", CHECKSUMS: checksums})
     partial.chmod(0o644)  # the library writes it for its owner alone; others install the wheel
     partial.replace(folder / SINGLE_FILE)
 
@@ -101,17 +106,50 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None) -> Transformer:
     return model if dtype is None else model.to(dtype)
 
 
+def checksum(tensor: Tensor) -> int:
+    """CRC-32 of a tensor's bytes as they lie in a file."""
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path]]:
-    """Every tensor of a folder's shards with its file, one at a time."""
+    """Every tensor of a folder's shards with its file, one at a time.
+
+    Raises:
+        CheckpointError: a file is cut off or damaged; names the tensor where it can be told.
+    """
     from safetensors import SafetensorError, safe_open
 
     for path in _shards(folder):
         try:
             with safe_open(str(path), "pt") as file:
+                known = json.loads((file.metadata() or {}).get(CHECKSUMS, "{}"))
                 for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name), path
+                    tensor = file.get_tensor(name)
+                    if name in known and checksum(tensor) != known[name]:
+                        raise CheckpointError(
+                            f"{path}: {name} is damaged, its checksum differs",
+                            remedy="copy or download the file again",
+                        )
+                    yield name, tensor, path
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
+            raise CheckpointError(
+                f"{path} cannot be read: {_first_cut_tensor(path) or error}",
+                remedy="copy or download the file again",
+            ) from error
+
+
+def _first_cut_tensor(path: Path) -> str | None:
+    """Which tensor a file that is too short ends in; None if its header cannot tell."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            held = path.stat().st_size - 8 - length
+            header = json.loads(file.read(length)) if held >= 0 else {}
+        spans = {name: entry["data_offsets"] for name, entry in header.items() if "dtype" in entry}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    cut = sorted((end, name) for name, (_, end) in spans.items() if end > held)
+    return f"it ends {cut[-1][0] - held} bytes too early, inside {cut[0][1]}" if cut else None
 
 
 def _shards(folder: Path) -> list[Path]:
