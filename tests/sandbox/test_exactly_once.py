@@ -141,6 +141,36 @@ async def test_a_command_whose_box_died_is_in_doubt_and_never_run_again(host: Ho
     await box.detach()
 
 
+async def test_boxes_outlive_the_launcher_and_a_new_one_takes_over(
+    box: Sandbox, host: Home
+) -> None:
+    edge = edge_pid(host.root)
+    for _ in range(2):
+        (zygote,) = Path(f"/proc/{edge}/task/{edge}/children").read_text().split()
+        os.kill(int(zygote), signal.SIGKILL)
+        assert (await box.run(["echo", "alive"])).text == "alive\n"
+        async with await Sandbox.create() as another:
+            assert (await another.run(["echo", "new"])).text == "new\n"
+    assert edge_pid(host.root) == edge
+
+
+async def test_boxes_made_while_the_edge_is_killed_are_whole_or_gone(host: Home) -> None:
+    """Creation names its box, so asking again after the edge's death never makes a second one."""
+    chance = random.Random(3)
+
+    async def life(number: int) -> bytes:
+        async with await Sandbox.create(labels={"n": str(number)}) as box:
+            return (await box.run(["echo", str(number)])).stdout
+
+    lives = [asyncio.create_task(life(number)) for number in range(40)]
+    for _ in range(5):
+        await asyncio.sleep(0.05 + 0.4 * chance.random())
+        if is_alive(edge_pid(host.root)):
+            kill_edge(host.root)
+    assert await asyncio.gather(*lives) == [f"{number}\n".encode() for number in range(40)]
+    assert await Sandbox.list() == []
+
+
 async def test_recorded_results_outlive_the_box(host: Home) -> None:
     box = await Sandbox.create()
     await box.run(counted("a"), key="k")

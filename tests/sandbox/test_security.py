@@ -164,6 +164,21 @@ async def test_the_edge_and_agent_sockets_are_not_in_the_box(box: Sandbox, host:
     assert (await box.run(["cat", "/proc/net/unix"])).text.count("agent.sock") == 0
 
 
+@needs_privilege
+async def test_no_process_of_a_box_holds_the_launchers_line_to_the_edge(box: Sandbox) -> None:
+    sleeper = asyncio.create_task(box.run(["sleep", "1"]))
+    await asyncio.sleep(0.4)
+    (row,) = await Sandbox.list()
+    family = [row["pid"]]
+    for pid in family:
+        family += Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(family) == 4  # process 1, spawner, supervisor, sleep
+    for pid in family[:3]:
+        streams = [str(Path(f"/proc/{pid}/fd/{number}").readlink()) for number in range(3)]
+        assert {Path(stream).name for stream in streams} == {"null"}, pid
+    await sleeper
+
+
 async def test_process_one_cannot_be_traced_read_or_killed(box: Sandbox) -> None:
     for path in (
         "/proc/1/root",

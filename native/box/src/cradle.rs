@@ -14,7 +14,7 @@ use crate::rootfs;
 use crate::spawner::Spawner;
 use crate::sys::*;
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 pub struct Cradle {
     pub pid: i32,
@@ -77,23 +77,27 @@ impl Cradle {
     }
 }
 
-/// Closes everything but the standard streams and one descriptor, which ends up as number 3.
+/// Closes every descriptor but one, which ends up as number 3; the standard streams become /dev/null.
+/// The zygote's standard input is its line to the edge: no process of a box may hold it.
 pub fn keep_only(socket: OwnedFd) -> OwnedFd {
-    const SYS_CLOSE_RANGE: i64 = 436;
-    unsafe {
-        if socket.as_raw_fd() != 3 {
-            dup2(socket.as_raw_fd(), 3);
-            std::mem::forget(socket);
-        } else {
-            std::mem::forget(socket);
-        }
-        syscall(SYS_CLOSE_RANGE, 4, u32::MAX, 0);
-        extern "C" {
-            fn fcntl(fd: i32, op: i32, ...) -> i32;
-        }
-        fcntl(3, 2, 1); // F_SETFD, FD_CLOEXEC
-        OwnedFd::from_raw_fd(3)
+    extern "C" {
+        fn fcntl(fd: i32, op: i32, ...) -> i32;
     }
+    const SYS_CLOSE_RANGE: i64 = 436;
+    const F_SETFD: i32 = 2;
+    const FD_CLOEXEC: i32 = 1;
+    let old = socket.into_raw_fd();
+    unsafe {
+        if old != 3 {
+            dup2(old, 3);
+        }
+        fcntl(3, F_SETFD, FD_CLOEXEC);
+        syscall(SYS_CLOSE_RANGE, 4, u32::MAX, 0);
+    }
+    if silence_streams().is_err() {
+        unsafe { _exit(1) }
+    }
+    unsafe { OwnedFd::from_raw_fd(3) }
 }
 
 fn process_one(socket: OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> ! {
@@ -135,7 +139,6 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
     spawner.joined()?; // it needs the host's tree to reach its groups
     pivot_here()?;
     set_hostname(spec.get("hostname").str())?;
-    silence_streams()?;
     let rlimits = spec.get("rlimits").list();
     spawner.confine(rlimits, userns.as_ref())?;
     confine(userns.as_ref(), &[])?;

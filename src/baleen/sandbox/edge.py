@@ -82,14 +82,18 @@ class Edge:
         groups = Groups(0, (), NEEDED)
         if self._settings.limits:
             groups = find_groups(self._home.group_name, required=privileged)
-        launcher = await Launcher.start(
-            binary,
-            privileged=privileged,
-            group_parents=groups.parents,
-            pool_size=self._settings.pool_size,
-        )
+
+        async def launch() -> Launcher:
+            return await Launcher.start(
+                binary,
+                self._home.zygote_lock,
+                privileged=privileged,
+                group_parents=groups.parents,
+                pool_size=self._settings.pool_size,
+            )
+
         registry = Registry(
-            self._home, groups, launcher, privileged=privileged, max_boxes=self._settings.max_boxes
+            self._home, groups, launch, privileged=privileged, max_boxes=self._settings.max_boxes
         )
         await registry.recover()
         return registry

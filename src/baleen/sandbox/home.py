@@ -45,6 +45,10 @@ class Home:
         return self.root / "edge.start"
 
     @property
+    def zygote_lock(self) -> Path:
+        return self.root / "zygote.lock"
+
+    @property
     def log(self) -> Path:
         return self.root / "edge.log"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -13,10 +15,30 @@ from .errors import HostError, LaunchError
 from .frames import Link, Message
 
 PROTOCOL = 1
+LOCK_ATTEMPTS = 1_000
 _ADVICE = {
     1: "mounts are forbidden here: run the edge as root, or allow unprivileged user namespaces",
     28: "a limit on namespaces is reached: raise /proc/sys/user/max_*_namespaces",
 }
+
+
+async def _locked(path: Path) -> int:
+    """Returns a descriptor with the exclusive lock on a file.
+
+    Raises:
+        HostError: a zygote of this home does not end.
+    """
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return held
+        except BlockingIOError:
+            await asyncio.sleep(0.01)
+    os.close(held)
+    raise HostError(
+        f"an old launcher still holds {path}", remedy="end it: `fuser` shows its process"
+    )
 
 
 class Launcher:
@@ -30,17 +52,28 @@ class Launcher:
 
     @classmethod
     async def start(
-        cls, binary: Path, *, privileged: bool, group_parents: Sequence[Path], pool_size: int
+        cls,
+        binary: Path,
+        lock: Path,
+        *,
+        privileged: bool,
+        group_parents: Sequence[Path],
+        pool_size: int,
     ) -> Launcher:
-        """Starts the zygote and tells it how this edge launches.
+        """Starts the zygote, once the last one of this home has ended, and tells it how to launch.
+
+        The zygote holds ``lock`` as long as it lives, so what a dead edge's zygote was still
+        launching is settled before anybody looks for boxes.
 
         Raises:
             HostError: it does not start or speaks another protocol version.
         """
         ours, theirs = socket.socketpair()
+        held = await _locked(lock)
         try:
             process = subprocess.Popen(
                 ["baleen-box", "zygote"],
+                pass_fds=[held],
                 executable=str(binary),
                 stdin=theirs.fileno(),
                 start_new_session=True,
@@ -52,6 +85,7 @@ class Launcher:
             ) from error
         finally:
             theirs.close()
+            os.close(held)
         launcher: Launcher
         link = Link(lambda message: launcher._answer(message), lambda: launcher._lost())
         launcher = cls(process, link)

@@ -8,9 +8,10 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from baleen.errors import SandboxError
 
@@ -18,12 +19,24 @@ from .agentlink import AgentLink
 from .box import Box, gone
 from .call import helper_argv
 from .cgroups import Groups, own_paths
-from .errors import BoxGoneError, CapacityError, Cause, LaunchError, UnsupportedError
+from .errors import (
+    BoxGoneError,
+    CapacityError,
+    Cause,
+    LaunchError,
+    TrajectoryError,
+    UnsupportedError,
+)
 from .home import Home
 from .images import resolve_image
 from .launcher import Launcher
 from .spec import BoxSpec, check_id, resource_limits
 from .trajectory import Kind, Log, read
+
+T = TypeVar("T")
+
+SWEEPS = 20
+"""Ticks after a launcher starts in which dead ones' groups are removed: they empty with delay."""
 
 FIRST_ID = 0x7000_0000
 """Host ids of boxes begin above what users, services and other container tools take."""
@@ -42,12 +55,21 @@ class Registry:
     """Boxes by id. Every method is called from the edge's one event loop."""
 
     def __init__(
-        self, home: Home, groups: Groups, launcher: Launcher, *, privileged: bool, max_boxes: int
+        self,
+        home: Home,
+        groups: Groups,
+        launch: Callable[[], Awaitable[Launcher]],
+        *,
+        privileged: bool,
+        max_boxes: int,
     ) -> None:
         self.home = home
         self.groups = groups
         self.max_boxes = max_boxes
-        self._launcher = launcher
+        self._launch = launch
+        self._launcher: Launcher | None = None
+        self._launching = asyncio.Lock()
+        self._sweeps_left = SWEEPS
         self._boxes: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
@@ -106,6 +128,28 @@ class Registry:
                 remedy="close boxes or ask for a smaller memory_mb",
             )
 
+    async def _living_launcher(self) -> Launcher:
+        """Returns the launcher, a new one if something has killed it; boxes do not die with it."""
+        async with self._launching:
+            if self._launcher is None or not self._launcher.is_alive:
+                if self._launcher is not None:
+                    await self._launcher.stop()
+                self._launcher = await self._launch()
+                for box in self.boxes:
+                    await self._launcher.adopt(box.id, box.pid)
+                self._sweeps_left = SWEEPS
+            return self._launcher
+
+    async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
+        """Asks the launcher, again where it was killed before it could answer."""
+        launcher = await self._living_launcher()
+        try:
+            return await work(launcher)
+        except LaunchError:
+            if launcher.is_alive:
+                raise
+        return await work(await self._living_launcher())
+
     async def _create(self, box_id: str, spec: BoxSpec) -> Box:
         layers = resolve_image(spec.image, self.home)
         folder = self.home.boxes / box_id
@@ -114,6 +158,9 @@ class Registry:
         slot = self._free_slots.pop()
         log: Log | None = None
         try:
+            self._note(
+                box_id, spec, path, slot
+            )  # before the log, so that no crash loses sight of it
             log = Log.create(path)
             box = Box(box_id, spec, log, self._executor)
             box.slot = slot
@@ -123,9 +170,8 @@ class Registry:
                 "layers": [[x.at, *x.lowers] for x in layers],
             }
             log.open_with(first)
-            self._write_state(box)
             launch = self._launch_spec(box, [{"at": x.at, "lower": list(x.lowers)} for x in layers])
-            answer = await self._launcher.create(launch)
+            answer = await self._with_launcher(lambda launcher: launcher.create(launch))
             box.pid, box.groups = answer["pid"], answer["groups"]
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
             if spec.python:
@@ -173,19 +219,20 @@ class Registry:
             limits.append((RLIMIT_NPROC, spec.pids + OWN_PROCESSES))
         return limits
 
-    def _write_state(self, box: Box) -> None:
+    def _note(
+        self, box_id: str, spec: BoxSpec, log: Path, slot: int | None, cause: Cause | None = None
+    ) -> None:
         """Notes what a later edge must know to find the box again, or that it has ended."""
         data = {
             "version": 1,
-            "id": box.id,
-            "spec": box.spec.to_wire(),
-            "log": str(box.log.path),
-            "groups": box.groups,
-            "slot": box.slot,
-            "created_at": box.created_at,
-            "cause": box.ended,
+            "id": box_id,
+            "spec": spec.to_wire(),
+            "log": str(log),
+            "slot": slot,
+            "created_at": time.time(),
+            "cause": cause,
         }
-        path = f"{self.home.boxes}/{box.id}/box.json"
+        path = f"{self.home.boxes}/{box_id}/box.json"
         with open(f"{path}.partial", "w") as file:  # noqa: PTH123 - on the path of every create
             json.dump(data, file)
         os.replace(f"{path}.partial", path)  # noqa: PTH105
@@ -211,7 +258,7 @@ class Registry:
         box.ended = cause
         box.stop_forwards()
         try:
-            await self._launcher.destroy(box.id, box.groups)
+            await self._with_launcher(lambda launcher: launcher.destroy(box.id, box.groups))
             if box.link is not None:
                 box.link.close()
             self._bury(box)
@@ -227,7 +274,7 @@ class Registry:
         with contextlib.suppress(SandboxError):
             box.log.append(Kind.CLOSE, {"cause": box.ended.value}, sync=False)
         box.log.close()
-        self._write_state(box)
+        self._note(box.id, box.spec, box.log.path, box.slot, box.ended)
         (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
 
     def _forget_oldest(self) -> None:
@@ -238,6 +285,9 @@ class Registry:
 
     async def expire(self) -> None:
         """Ends the boxes whose idle time is over."""
+        if self._sweeps_left:
+            self._sweeps_left -= 1
+            self._sweep_groups()
         now = time.monotonic()
         for box in self.boxes:
             if box.expired(now):
@@ -245,6 +295,7 @@ class Registry:
 
     async def recover(self) -> None:
         """Takes over the boxes that an earlier edge left, and clears away what has died."""
+        await self._living_launcher()
         for folder in sorted(self.home.boxes.iterdir()):
             try:
                 state = json.loads((folder / "box.json").read_text())
@@ -256,13 +307,16 @@ class Registry:
 
     async def _recover_one(self, folder: Path, state: dict[str, Any]) -> None:
         spec = BoxSpec.from_wire({**state["spec"], "mounts": ()})
+        path = Path(state["log"])
         try:
-            box = Box(state["id"], spec, Log.open(Path(state["log"])), self._executor)
+            records = list(read(path))
+            if records and records[0].payload.get("box") != state["id"]:
+                raise TrajectoryError(f"{path} is another box's log")
+            box = Box(state["id"], spec, Log.open(path), self._executor)
         except SandboxError:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
-        box.groups, box.created_at = state["groups"], state["created_at"]
-        records = list(read(box.log.path))
+        box.created_at = state["created_at"]
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:
@@ -282,7 +336,7 @@ class Registry:
         box.pid = box.link.pid
         box.slot = slot
         self._free_slots.remove(slot)
-        await self._launcher.adopt(box.id, box.pid)
+        await (await self._living_launcher()).adopt(box.id, box.pid)
         box.groups = _groups_of(box.pid, self.groups)
         self._boxes[box.id] = box
         box.settle_unfinished()
@@ -315,7 +369,8 @@ class Registry:
             if box.link is not None:
                 box.link.close()
             box.log.close()
-        await self._launcher.stop()
+        if self._launcher is not None:
+            await self._launcher.stop()
         self._executor.shutdown(wait=False)
 
 
