@@ -108,7 +108,7 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None) -> Transformer:
 
 def checksum(tensor: Tensor) -> int:
     """CRC-32 of a tensor's bytes as they lie in a file."""
-    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def read_tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path]]:
