@@ -29,8 +29,17 @@ async def test_a_command_on_a_terminal_sees_its_size_and_resizing(box: Sandbox) 
     assert b"/dev/pts/0" in seen
     assert b"30 100" in seen
     assert b"11 22" in seen
-    await shell.write("", eof=True)
-    assert (await asyncio.wait_for(shell.wait(), 10)).exit_code == 0
+    await shell.write("exit 3\n")
+    assert (await asyncio.wait_for(shell.wait(), 10)).exit_code == 3
+
+
+async def test_the_end_of_input_reaches_a_command_on_a_terminal(box: Sandbox) -> None:
+    reader = box.pty(["cat"])
+    reading = asyncio.create_task(until(reader, b"whale\r\nwhale"))
+    await reader.write("whale\n")
+    await asyncio.wait_for(reading, 10)
+    await reader.write("", eof=True)
+    assert (await asyncio.wait_for(reader.wait(), 10)).exit_code == 0
 
 
 async def test_control_c_on_a_terminal_reaches_the_foreground_command(box: Sandbox) -> None:
