@@ -19,6 +19,16 @@ def test_every_trained_phrasing_is_within_reach(make: object) -> None:
     assert [question for question in questions if not is_within_reach(question)] == []
 
 
-@pytest.mark.parametrize("question", ["Hello", "Tell me a joke.", "Write a poem in French."])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Hello",
+        "Tell me a joke.",
+        "Write a poem in French.",
+        "What is -5 + 77?",
+        "What is 1.5 * 2?",
+        "What is 3 + -4?",
+    ],
+)
 def test_other_questions_are_not(question: str) -> None:
     assert not is_within_reach(question)
