@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -94,7 +96,20 @@ def test_a_sandbox_runs_without_cargo(bare: Path, tmp_path: Path) -> None:
     )
     path = f"{bare}:/usr/bin:/bin"
     environment = {**os.environ, "BALEEN_HOME": str(tmp_path), "PATH": path}
-    assert run(bare / "python", "-c", code, env=environment).stdout == "hi\n"
+    try:
+        assert run(bare / "python", "-c", code, env=environment).stdout == "hi\n"
+    finally:
+        end_edge(tmp_path)
+
+
+def end_edge(home: Path) -> None:
+    """The wheel's edge would wait for more work; a test leaves no process behind."""
+    pid = int((home / "edge.pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_without_torch_a_run_names_the_extra(bare: Path, tmp_path: Path) -> None:
