@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -171,7 +172,7 @@ class Registry:
             }
             log.open_with(first)
             launch = self._launch_spec(box, [{"at": x.at, "lower": list(x.lowers)} for x in layers])
-            answer = await self._with_launcher(lambda launcher: launcher.create(launch))
+            answer = await self._launch_box(folder / "agent.sock", launch)
             box.pid, box.groups = answer["pid"], answer["groups"]
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
             if spec.python:
@@ -183,6 +184,22 @@ class Registry:
             raise
         self._boxes[box_id] = box
         return box
+
+    async def _launch_box(self, agent: Path, launch: dict[str, Any]) -> dict[str, Any]:
+        """Launches a box; if the launcher is killed over it, the next one begins from nothing."""
+        launcher = await self._living_launcher()
+        try:
+            return await launcher.create(launch)
+        except LaunchError:
+            if launcher.is_alive:
+                raise
+        launcher = await self._living_launcher()
+        with contextlib.suppress(OSError, SandboxError):  # usually it has died with its launcher
+            link = await AgentLink.connect(agent, lambda: None)
+            os.kill(link.pid, signal.SIGKILL)
+            link.close()
+        agent.unlink(missing_ok=True)
+        return await launcher.create(launch)
 
     def _abandon(self, folder: Path, log: Log | None, slot: int) -> None:
         if log is not None:
