@@ -40,8 +40,10 @@ def read_tree(path: Path) -> Node:
         if len(data) < SUPERBLOCK.size or SUPERBLOCK.unpack(data)[0] != MAGIC:
             raise ImageError(f"{path} is no EROFS image")
         fields = SUPERBLOCK.unpack(data)
-        meta_at = fields[10] * BLOCK
-        meta = os.pread(file.fileno(), os.fstat(file.fileno()).st_size - meta_at, meta_at)
+        meta_at, size = fields[10] * BLOCK, os.fstat(file.fileno()).st_size
+        if size != fields[9] * BLOCK or meta_at >= size:
+            raise ImageError(f"{path} is cut off or damaged")
+        meta = os.pread(file.fileno(), size - meta_at, meta_at)
         try:
             return _Reader(path, file.fileno(), meta, meta_at).tree(fields[5])
         except (struct.error, IndexError, KeyError, ValueError) as error:
@@ -79,6 +81,8 @@ class _Reader:
         at = nid * NID_BYTES
         head = INODE.unpack_from(self._meta, at)
         layout, xattr_count, mode, _, size, start, _, uid, gid, seconds, nanoseconds, _ = head
+        if size > self._meta_at + len(self._meta):
+            raise ValueError(f"an inode of {size} bytes")
         node = Node(mode, uid, gid, seconds * 10**9 + nanoseconds)
         at += INODE.size
         if xattr_count:
@@ -128,10 +132,17 @@ def chunks(node: Node) -> Iterator[bytes]:
     whole = node.size - tail
     with open(node.source, "rb") as file:  # noqa: PTH123 - the path is kept as text
         for offset in range(0, whole, CHUNK_BYTES):
-            at = node.block * BLOCK + offset
-            yield os.pread(file.fileno(), min(CHUNK_BYTES, whole - offset), at)
+            count = min(CHUNK_BYTES, whole - offset)
+            yield _read(file.fileno(), node, count, node.block * BLOCK + offset)
         if tail:
-            yield os.pread(file.fileno(), tail, node.offset)
+            yield _read(file.fileno(), node, tail, node.offset)
+
+
+def _read(fd: int, node: Node, count: int, at: int) -> bytes:
+    data = os.pread(fd, count, at)
+    if len(data) != count:
+        raise ImageError(f"{node.source} is damaged: data at {at} is missing")
+    return data
 
 
 def content(node: Node) -> bytes:
