@@ -18,7 +18,11 @@ from aiohttp.web_request import BaseRequest
 from baleen.errors import BaleenError
 from baleen.server.door import Call, describe
 from baleen.server.doors.chat import ChatDoor
+from baleen.server.doors.completions import CompletionsDoor
+from baleen.server.doors.messages import MessagesDoor
 from baleen.server.doors.models import ModelsDoor
+from baleen.server.doors.responses import ResponsesDoor
+from baleen.server.doors.tokens import TokensDoor
 from baleen.server.errors import (
     BadRequestError,
     NoSuchPathError,
@@ -64,8 +68,18 @@ class HttpServer:
         gateway, keep_alive = self.gateway, self._keep_alive
         models = ModelsDoor(gateway)
         chat = ChatDoor(gateway, keep_alive)
+        messages = MessagesDoor(gateway, keep_alive)
+        responses = ResponsesDoor(gateway, keep_alive)
+        completions = CompletionsDoor(gateway, keep_alive)
+        tokens = TokensDoor(gateway, keep_alive)
         return {
             "/v1/chat/completions": Route("POST", chat.handle, chat.error_body),
+            "/v1/messages": Route("POST", messages.handle, messages.error_body),
+            "/v1/messages/count_tokens": Route("POST", messages.count, messages.error_body),
+            "/v1/responses": Route("POST", responses.handle, responses.error_body),
+            "/v1/completions": Route("POST", completions.handle, completions.error_body),
+            "/tokenize": Route("POST", tokens.tokenize, tokens.error_body),
+            "/detokenize": Route("POST", tokens.detokenize, tokens.error_body),
             "/v1/models": Route("GET", models.models, models.error_body),
             "/v1/models/": Route("GET", models.model, models.error_body),
             "/health": Route("GET", models.health, models.error_body),

@@ -25,7 +25,7 @@ class StopStrings:
             if self.found is not None:
                 break
             if isinstance(event, ContentDelta):
-                text = self._take(self._held + event.text)
+                text = self.take(event.text)
                 if text:
                     passed.append(ContentDelta(text))
             else:
@@ -34,15 +34,22 @@ class StopStrings:
 
     def rest(self) -> list[Event]:
         """What was held back and turned out to be no stop string."""
+        held = self.take_rest()
+        return [ContentDelta(held)] if held else []
+
+    def take_rest(self) -> str:
+        """The content that was held back; none behind a stop string."""
         held, self._held = self._held, ""
-        return [ContentDelta(held)] if held and self.found is None else []
+        return held if self.found is None else ""
 
     def before(self, text: str) -> str:
         """A whole content, up to the first stop string."""
         match = self._pattern.search(text)
         return text if match is None else text[: match.start()]
 
-    def _take(self, text: str) -> str:
+    def take(self, text: str) -> str:
+        """Some more content; what of it may be passed on."""
+        text = self._held + text
         match = self._pattern.search(text)
         if match is not None:
             self.found, self._held = match.group(), ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from baleen.protocol import tokens
@@ -9,7 +10,7 @@ from baleen.protocol.errors import TokenizerError
 from baleen.protocol.markup import dialect_of, write_block_opener
 from baleen.protocol.pieces import table_for
 from baleen.protocol.revision import Revision
-from baleen.protocol.segments import SegmentWriter
+from baleen.protocol.segments import Segment, SegmentWriter
 from baleen.protocol.tokenizing import encoder_for
 
 
@@ -33,6 +34,10 @@ class Vocabulary:
         """A token as text, on its own."""
         marker = self._table.markers.get(number)
         return marker if marker is not None else self.bytes_of(number).decode("utf-8", "replace")
+
+    def segments_of(self, ids: Sequence[int]) -> list[Segment]:
+        """Ids as segments, markers alone."""
+        return self._table.segments_of(ids)
 
     def _id(self, token: str) -> int:
         found = self._table.ids_of(token)

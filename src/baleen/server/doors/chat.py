@@ -67,20 +67,18 @@ class ChatWriter:
             f'"model":{quote(model)},"system_fingerprint":null'
         )
         self._head = f'data: {{{envelope},"choices":[{{"index":0,"delta":{{'
-        self._tail = '},"logprobs":null,"finish_reason":null}],"usage":null}\n\n'
+        self._thinks = answer.prepared.prompt.thinking
+        usage = ',"usage":null' if ask.includes_usage else ""
+        self._tail = f'}},"logprobs":null,"finish_reason":null}}]{usage}}}\n\n'
+        self._beside_content = ',"reasoning_content":null' if self._thinks else ""
         self._envelope = envelope
 
     # --- streaming -----------------------------------------------------------------------------
 
     def begin(self) -> str:
         """The role."""
-        thinks = self._answer.prepared.prompt.thinking
-        fields = (
-            '"content":null,"reasoning_content":""'
-            if thinks
-            else ('"content":"","reasoning_content":null')
-        )
-        return f'{self._head}"role":"assistant",{fields}{self._tail}'
+        content = '"content":null,"reasoning_content":""' if self._thinks else '"content":""'
+        return f'{self._head}"role":"assistant",{content}{self._tail}'
 
     def feed(self, events: list[Event]) -> str:
         """A chunk per event."""
@@ -99,7 +97,7 @@ class ChatWriter:
     def _delta(self, event: Event) -> str:
         kind = type(event)
         if kind is ContentDelta:
-            return f'"content":{quote(event.text)},"reasoning_content":null'  # type: ignore[union-attr]
+            return f'"content":{quote(event.text)}{self._beside_content}'  # type: ignore[union-attr]
         if kind is ReasoningDelta:
             text = quote(event.text)  # type: ignore[union-attr]
             twice = f',"reasoning":{text}' if self._twice else ""
@@ -122,7 +120,7 @@ class ChatWriter:
         usage = json.dumps(usage_of(answer))
         logprobs = self._logprobs.new() if self._logprobs is not None else "null"
         choice = (
-            f'{{"index":0,"delta":{{"content":"","reasoning_content":null}},'
+            f'{{"index":0,"delta":{{"content":""{self._beside_content}}},'
             f'"logprobs":{logprobs},"finish_reason":{quote(answer.finish_reason)}'
             f"{self._extension()}}}"
         )
