@@ -14,11 +14,12 @@ ALLOWED = {
     "protocol": set(),
     "sandbox": set(),
     "assets": set(),
-    "cache": set(),
-    "model": {"cache", "assets"},
+    "kernels": set(),
+    "cache": {"kernels"},
+    "model": {"cache", "kernels", "assets"},
     "engine": {"model", "cache", "assets", "protocol"},
     "agent": {"engine", "protocol", "sandbox", "assets"},
-    "rl": {"agent", "engine", "model", "cache", "protocol", "sandbox", "assets"},
+    "rl": {"agent", "engine", "model", "cache", "kernels", "protocol", "sandbox", "assets"},
     "cli": {"agent", "rl", "engine", "model", "protocol", "sandbox", "assets", "cache"},
 }
 """Which of our packages a package may import, besides itself and `baleen.errors`."""
