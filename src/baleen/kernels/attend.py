@@ -6,6 +6,7 @@ window and the blocks it attends, whatever else lies before it.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baleen.kernels.native import KINDS, AttendArgs, address, readable, serves
 from baleen.kernels.precision import widen
 from baleen.kernels.ring import latest
 
@@ -34,8 +36,9 @@ class Attended(NamedTuple):
     """What attention gives."""
 
     out_BTHc: Tensor
-    weights_BTHX: Tensor
-    """The joint softmax's weights on the blocks: X = K where blocks were picked, else M."""
+    weights_BTHX: Tensor | None
+    """If asked for, the joint softmax's weights on the blocks: X = K where blocks were picked, else
+    M."""
 
 
 def attend(
@@ -45,12 +48,21 @@ def attend(
     kv_BTc: Tensor,
     starts_B: Tensor,
     blocks: Blocks | None,
+    want_weights: bool = False,
 ) -> Attended:
     """softmax(q k / sqrt(c)) k over W latents (the query's own token last) and the blocks, fp32.
 
     `ring_BWc` holds the tokens in front of the call, `kv_BTc` the call's own. Rows whose `starts`
     agree may pass one start for all. The sink, one logit per head, enters the denominator only.
     """
+    if blocks is not None and blocks.values_BMc.shape[1] == 0:
+        blocks = None
+    values = None if blocks is None else blocks.values_BMc
+    library = serves(widen(q_BTHc), sinks_H, width=q_BTHc.shape[-1])
+    stored = (ring_BWc, kv_BTc) if values is None else (ring_BWc, kv_BTc, values)
+    if library is not None and not want_weights and readable(*stored):
+        out = _attend_native(library, widen(q_BTHc), sinks_H, ring_BWc, kv_BTc, starts_B, blocks)
+        return Attended(out, None)
     window = ring_BWc.shape[1]
     past = latest(ring_BWc, starts_B, window - 1)
     keys_BSc = torch.cat([widen(past), widen(kv_BTc)], dim=1)
@@ -61,14 +73,15 @@ def attend(
         firsts_B = starts_B - (window - 1) + start
         done = _attend_tile(q, sinks_H, near, firsts_B, _tile(blocks, start))
         outs.append(done.out_BTHc)
-        weights.append(done.weights_BTHX)
+        if want_weights and done.weights_BTHX is not None:
+            weights.append(done.weights_BTHX)
     if len(outs) == 1:
-        return Attended(outs[0], weights[0])
-    return Attended(torch.cat(outs, dim=1), torch.cat(weights, dim=1))
+        return Attended(outs[0], weights[0] if weights else None)
+    return Attended(torch.cat(outs, dim=1), torch.cat(weights, dim=1) if weights else None)
 
 
 def _tile(blocks: Blocks | None, start: int) -> Blocks | None:
-    if blocks is None or blocks.values_BMc.shape[1] == 0:
+    if blocks is None:
         return None
     limits = blocks.limits_BT[:, start : start + QUERY_TILE]
     picks = blocks.picks_BTK
@@ -123,8 +136,49 @@ def _band(num_queries: int, num_keys: int, firsts_B: Tensor) -> Tensor:
 def gather(values_BMc: Tensor, picks_BTK: Tensor) -> Tensor:
     """The picked blocks, [B, T, K, c]; a pick of -1 gives block 0, to be masked by the caller.
 
-    Reads through an embedding look-up, whose gradient is summed far faster than an index's.
+    It reads through an embedding look-up, whose gradient is summed far faster than an index's.
     """
     batch, num_blocks = values_BMc.shape[:2]
     offset_B11 = (torch.arange(batch) * num_blocks).view(-1, 1, 1)
     return F.embedding(picks_BTK.clamp(min=0) + offset_B11, values_BMc.flatten(0, 1))
+
+
+def _attend_native(
+    library: ctypes.CDLL,
+    q_BTHc: Tensor,
+    sinks_H: Tensor,
+    ring_BWc: Tensor,
+    kv_BTc: Tensor,
+    starts_B: Tensor,
+    blocks: Blocks | None,
+) -> Tensor:
+    batch, tokens, heads, width = q_BTHc.shape
+    q, ring, kv = q_BTHc.contiguous(), ring_BWc.contiguous(), kv_BTc.contiguous()
+    out = torch.empty_like(q)
+    args = AttendArgs(
+        q=address(q),
+        sinks=address(sinks_H),
+        ring=address(ring),
+        kv=address(kv),
+        starts=address(starts_B),
+        out=address(out),
+        batch=batch,
+        tokens=tokens,
+        heads=heads,
+        width=width,
+        window=ring.shape[1],
+        kind=KINDS[ring.dtype],
+        starts_stride=int(len(starts_B) > 1),
+        threads=torch.get_num_threads(),
+    )
+    if blocks is not None:
+        limits = blocks.limits_BT.contiguous()
+        args.blocks = address(blocks.values_BMc)
+        args.blocks_stride = blocks.values_BMc.stride(0) // width
+        args.limits = address(limits)
+        args.limits_stride = tokens if len(limits) > 1 else 0
+        if blocks.picks_BTK is not None:
+            picks = blocks.picks_BTK.contiguous()
+            args.picks, args.topk = address(picks), picks.shape[-1]
+    library.baleen_attend(ctypes.byref(args))
+    return out

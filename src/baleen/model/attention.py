@@ -10,17 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from baleen.cache import LayerState, Span
-from baleen.kernels import Blocks, attend
+from baleen.kernels import Blocks, attend, norm_rotate, rotate_back
 from baleen.model.compressor import Compressor
 from baleen.model.config import LayerKind, ModelConfig
 from baleen.model.indexer import Indexer
-from baleen.model.layers import (
-    RMSNorm,
-    rms_normalize,
-    rope_frequencies,
-    rope_phases,
-    rotate_tail,
-)
+from baleen.model.layers import RMSNorm, rope_frequencies, rope_phases
 from baleen.model.trace import Trace
 
 
@@ -69,18 +63,20 @@ class Attention(nn.Module):
         phases = self._phases(span)
         qr_BTC = self.q_norm(self.wq_a(x_BTd))
         q_BTHc = self.wq_b(qr_BTC).unflatten(-1, (self.heads, self.width))
-        q_BTHc = rms_normalize(q_BTHc, self.config.rms_norm_eps)
-        q_BTHc = rotate_tail(q_BTHc, phases.unsqueeze(-2))
-        kv_BTc = rotate_tail(self.kv_norm(self.wkv(x_BTd)), phases).to(state.window.data.dtype)
+        eps = self.config.rms_norm_eps
+        q_BTHc = norm_rotate(q_BTHc, None, phases, eps)
+        kv_BT1c = norm_rotate(self.wkv(x_BTd).unsqueeze(2), self.kv_norm.weight, phases, eps)
+        kv_BTc = kv_BT1c.squeeze(2).to(x_BTd.dtype).to(state.window.data.dtype)
         # blocks first: a query sees the block that its own token completes
         blocks = self._blocks(x_BTd, qr_BTC, span, state, phases, trace)
+        teaches = trace is not None and trace.teaches_indexer and self.indexer is not None
         out, weights_BTHX = attend(
-            q_BTHc, self.attn_sink, state.window.data, kv_BTc, span.common_starts, blocks
+            q_BTHc, self.attn_sink, state.window.data, kv_BTc, span.common_starts, blocks, teaches
         )
         state.window.write(kv_BTc, span)
-        if trace is not None and self.indexer is not None:
+        if trace is not None and weights_BTHX is not None:
             trace.attended(self.layer, weights_BTHX)
-        return self._project(rotate_tail(out, phases.conj().unsqueeze(-2)).to(x_BTd.dtype))
+        return self._project(rotate_back(out, phases).to(x_BTd.dtype))
 
     def _phases(self, span: Span) -> Tensor:
         key = ("tokens", self.kind is LayerKind.SWA)
@@ -102,6 +98,9 @@ class Attention(nn.Module):
             return None
         self.compressor(x_BTd, span, state.compressor)
         limits_BT = (span.positions_BT + 1) // self.ratio
+        if span.start is None:  # a pad's position may lie beyond its row's blocks
+            counts_B = state.compressor.entries.counts_B
+            limits_BT = torch.minimum(limits_BT, counts_B.unsqueeze(1))
         picks = None
         if self.indexer is not None:
             picks = self._choose(x_BTd, qr_BTC, span, state, phases, limits_BT, trace)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from baleen.cache import DisjointState, OverlapState, Span
 from baleen.cache.slots import EMPTY
+from baleen.kernels import norm_rotate
+from baleen.kernels.precision import widen
 from baleen.model.config import CSA_RATIO, ModelConfig
-from baleen.model.layers import RMSNorm, rope_phases, rotate_tail
+from baleen.model.layers import RMSNorm, rope_phases
 
 
 class Compressor(nn.Module):
@@ -33,8 +35,8 @@ class Compressor(nn.Module):
 
     def forward(self, x_BTd: Tensor, span: Span, state: OverlapState | DisjointState) -> None:
         """Takes in the call's tokens; appends each block that they complete to `state`."""
-        gate = self.wgate(x_BTd).float() + self.ape.float()[span.positions_BT % self.ratio]
-        projected_BT2w = torch.stack([self.wkv(x_BTd).float(), gate], dim=2)
+        gate = widen(self.wgate(x_BTd)) + widen(self.ape)[span.positions_BT % self.ratio]
+        projected_BT2w = torch.stack([widen(self.wkv(x_BTd)), gate], dim=2)
         first_B = span.common_starts // self.ratio
         done_B = (span.starts_B + span.counts_B) // self.ratio - span.starts_B // self.ratio
         most = int(done_B.max())
@@ -56,7 +58,10 @@ class Compressor(nn.Module):
         if key not in span.derived:
             index_BM = first_B.unsqueeze(1) + torch.arange(pooled_BMc.shape[1])
             span.derived[key] = rope_phases(index_BM * self.ratio, self.frequencies)
-        return rotate_tail(self.norm(pooled_BMc), span.derived[key])
+        pooled_BM1c = pooled_BMc.unsqueeze(2)
+        return norm_rotate(pooled_BM1c, self.norm.weight, span.derived[key], self.norm.eps).squeeze(
+            2
+        )
 
     def _pool_overlapping(
         self, new_BT2w: Tensor, span: Span, state: OverlapState, first_B: Tensor, most: int

@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from baleen.cache import OverlapState, Span
-from baleen.kernels import select_blocks
+from baleen.kernels import norm_rotate, select_blocks
+from baleen.kernels.precision import widen
 from baleen.kernels.select import score_blocks
 from baleen.model.compressor import Compressor
 from baleen.model.config import CSA_RATIO, ModelConfig
-from baleen.model.layers import rotate_tail
 
 
 class Indexer(nn.Module):
@@ -33,8 +33,8 @@ class Indexer(nn.Module):
     def queries(self, x_BTd: Tensor, qr_BTC: Tensor, phases: Tensor) -> tuple[Tensor, Tensor]:
         """Queries [B, T, H, c] and the fp32 weight of each head [B, T, H]."""
         q_BTHc = self.wq_b(qr_BTC).unflatten(-1, (self.heads, -1))
-        weights_BTH = self.weights_proj(x_BTd).float() * (self.width * self.heads) ** -0.5
-        return rotate_tail(q_BTHc, phases.unsqueeze(-2)), weights_BTH
+        weights_BTH = widen(self.weights_proj(x_BTd)) * (self.width * self.heads) ** -0.5
+        return norm_rotate(q_BTHc, None, phases, None), weights_BTH
 
     def select(
         self, q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor

@@ -44,8 +44,6 @@ class Trace:
         Normalising each head over the blocks first would teach heads that look at the window only.
         Source: DeepSeek-V3.2 report section 2.1 (sparse stage: over the chosen set).
         """
-        if not self.teaches_indexer:
-            return
         chosen = self.chosen[layer]
         target = weights_BTHX.detach().sum(2)
         if layer in self._picks:
