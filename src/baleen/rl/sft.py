@@ -22,13 +22,12 @@ import torch
 from tokenizers import Tokenizer
 
 from baleen.model import ModelConfig, Trace, Transformer, initialize
+from baleen.model.losses import balance_experts, expert_loads, indexer_loss
 from baleen.rl import demonstrations
 from baleen.rl.corpus import EpisodeEncoder, batch_tensors, by_length
 from baleen.rl.objective import (
-    balance_experts,
     clip_gradients,
     forward_behind_prefix,
-    indexer_loss,
     sampled_logprobs,
     set_selection,
 )
@@ -137,7 +136,7 @@ def _step(
     norm = clip_gradients(model, config.clip)
     optimizer.step(config.lr_factor(step))
     model.zero_grad(set_to_none=True)
-    balance_experts(model, traces)
+    balance_experts(model, total(expert_loads(model, traces)))  # all ranks move alike
     tokens = sum(len(episode.token_ids) for episode in episodes)
     shared = total(torch.tensor([loss.item(), lesson.item(), float(tokens)]))
     return {
