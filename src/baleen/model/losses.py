@@ -41,10 +41,12 @@ def mtp_loss(
     """Mean cross-entropy of the drafts: position t, shown token t + 1, is asked for token t + 2.
 
     `targets_BT` are the next tokens of `ids_BT`, as for `next_token_loss`. Where either of the two
-    tokens ahead is `IGNORED`, there is nothing to draft.
+    tokens ahead is `IGNORED`, there is nothing to draft. The last position, which has no next token
+    to be shown, is shown token 0, so that the pass has the shape of the model's own.
     """
-    made = draft(model, streams_BTNd[:, :-1], ids_BT[:, 1:], trace=trace)
-    after_next = targets_BT[:, 1:].masked_fill(targets_BT[:, :-1] == IGNORED, IGNORED)
+    made = draft(model, streams_BTNd, F.pad(ids_BT[:, 1:], (0, 1)), trace=trace)
+    after_next = F.pad(targets_BT[:, 1:], (0, 1), value=IGNORED)
+    after_next = after_next.masked_fill(targets_BT == IGNORED, IGNORED)
     return next_token_loss(model, made.hidden_BTd, after_next)
 
 
@@ -62,7 +64,7 @@ def sequence_balance_loss(model: Transformer, trace: Trace, sequences_L: Tensor)
     for layer in _scored_layers(model):
         routing = trace.routings.get(layer)
         if routing is None:
-            continue  # the MTP block of a pass without drafts
+            continue  # the MTP block, in a pass without drafts
         scores_LE, experts_LK = routing.scores_LE[real], routing.experts_LK[real]
         shares_LE = scores_LE / scores_LE.sum(-1, keepdim=True)
         shape = (len(lengths_S), shares_LE.shape[1])

@@ -190,7 +190,7 @@ class NaiveModel:
             scores = None
             if lesson is not None and seen:
                 scores = lesson(t, seen)
-                order = sorted(seen, key=lambda i: (-float(scores[i]), i))
+                order = sorted(seen, key=lambda i: (-float(scores[i].detach()), i))
                 seen = sorted(order[: c.index_topk])
             keys = torch.stack([kv[s] for s in near] + [blocks[i] for i in seen])
             z = self.rotate(q[t], t, f) @ keys.T / math.sqrt(c.head_dim)
