@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from baleen.protocol.errors import ToolSchemaError
 from baleen.protocol.grammar import CallRules
-from baleen.protocol.grammar.automaton import LITERAL, MANY, ONE, Automaton, State
+from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, Automaton, State
 from baleen.protocol.grammar.json_rules import JsonRules
 from baleen.protocol.grammar.regex import PatternNotRegular, pattern_symbol
 from baleen.protocol.revision import Flavor
@@ -42,12 +42,23 @@ class Values:
         return written(self.automaton, self.start, dice, max_bytes)
 
 
+def whole(out: bytearray) -> str | None:
+    """The text; None if some bytes are no characters, whose lengths nothing counts."""
+    try:
+        return out.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def next_bytes(state: State) -> list[int]:
     found: set[int] = set()
     for stack in state:
         if stack:
             kind, given, *_ = stack[0]
-            found |= {given[0]} if kind == LITERAL else given if kind in (ONE, MANY) else set()
+            if kind == LITERAL:
+                found.add(given[0])
+            elif kind in (ONE, MANY) or (kind == COUNT and stack[0][3] != 0):
+                found |= given
     return sorted(found)
 
 
@@ -56,7 +67,7 @@ def written(automaton: Automaton, state: State, dice: random.Random, max_bytes: 
     while len(out) < max_bytes:
         allowed = next_bytes(state)
         if () in state and (not allowed or dice.random() < 0.3):
-            return out.decode("utf-8", "replace")
+            return whole(out)
         # Brackets and quotes close more often than chance would have it, so that walks end.
         closers = [byte for byte in allowed if byte in b'"]}']
         byte = dice.choice(closers if closers and dice.random() < 0.4 else allowed or [0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from baleen.protocol.grammar.automaton import LITERAL, ONE, Symbol
+from baleen.protocol.grammar.automaton import COUNT, LITERAL, ONE, Symbol
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -76,6 +76,29 @@ _EVERY_ESCAPE: Final[list[Sequence[Symbol]]] = [
     [(LITERAL, b"\\u"), (ONE, _NOT_SURROGATE), _ONE_HEX, _ONE_HEX, _ONE_HEX],
     [(LITERAL, b"\\u"), (ONE, frozenset(b"dD")), (ONE, _LOW_DIGITS), _ONE_HEX, _ONE_HEX],
 ]
+
+
+def counted(ranges: Ranges, least: int, most: int | None, *, quoted: bool) -> Symbol | None:
+    """So many characters of a set, as one terminal; None if bytes cannot tell the set.
+
+    Bytes tell it if it holds all characters beyond ASCII, or none. They need not be whole
+    characters then: bytes that are none read as replacement characters.
+    """
+    beyond = _minus(ranges, [(0, 0x7F)])
+    if beyond not in ((), _minus(ANY, [(0, 0x7F)])):
+        return None
+    sequences = char_sequences(_minus(ranges, [(0x80, _LAST)]), quoted=quoted)
+    plain = {byte for s in sequences if s[0][0] == ONE for byte in s[0][1]}
+    if beyond:
+        plain.update(range(0x80, 0x100))
+    escapes = char_sequences(ranges, quoted=quoted)
+    return (
+        COUNT,
+        frozenset(plain),
+        least,
+        most,
+        tuple(tuple(s) for s in escapes if s[0][0] == LITERAL),
+    )
 
 
 def _holds(ranges: Ranges, code: int) -> bool:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from baleen.protocol.grammar.automaton import LITERAL, MANY, ONE, Symbol
+from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, Symbol
 from baleen.protocol.grammar.chars import char_sequences
 from baleen.protocol.grammar.containers import Items, Members, count_of
 from baleen.protocol.grammar.numbers import Bounds, bounded_number, bounds_of, expand_number
@@ -34,7 +34,7 @@ _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 _SPACES: Final = frozenset(b" \n")
 _MAX_SPACES: Final = 16
 
-PLAIN_TEXT: Final[Symbol] = (MANY, _PLAIN)
+_PLAIN_TEXT: Final[Symbol] = (COUNT, _PLAIN, 0, None, ())
 """The inside of a JSON string, up to a quote or an escape."""
 
 
@@ -47,7 +47,7 @@ _SPACE: Final[Symbol] = ("spaces", _MAX_SPACES)
 _QUOTE: Final = literal('"')
 _FIXED: Final[dict[str, tuple[tuple[Symbol, ...], ...]]] = {
     "string": ((_QUOTE, ("string rest",)),),
-    "string rest": ((PLAIN_TEXT, ("string end",)),),
+    "string rest": ((_PLAIN_TEXT, ("string end",)),),
     "string end": ((_QUOTE,), (literal("\\"), ("escape",), ("string rest",))),
     "escape": (
         ((ONE, frozenset(b'"\\/bfnrt')),),

@@ -16,6 +16,7 @@ from baleen.protocol.grammar.chars import (
     Ranges,
     char_sequences,
     complement,
+    counted,
     normalized,
 )
 
@@ -27,7 +28,8 @@ _SPACE: Final[Ranges] = normalized(
     "\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 )
 _CLASSES: Final = {"d": _DIGIT, "w": _WORD, "s": _SPACE}
-_LINE_ENDS: Final[Ranges] = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
+_LINE_ENDS: Final[Ranges] = ((0x0A, 0x0A), (0x0D, 0x0D))
+"""What a dot does not match; the two separators beyond ASCII pass, as they do in Python."""
 _CONTROLS: Final = {"t": "\t", "n": "\n", "r": "\r", "f": "\f", "v": "\v", "0": "\0"}
 _HEX_SIZES: Final = {"x": 2, "u": 4}
 _MAX_REPEATS: Final = 10_000
@@ -54,6 +56,10 @@ def any_char(*, quoted: bool) -> Symbol:
 
 def repeated(symbol: Symbol, least: int, most: int | None) -> Symbol:
     """A symbol so many times; no bound if ``most`` is None."""
+    if symbol[0] == "char":
+        found = counted(symbol[1], least, most, quoted=symbol[2])
+        if found is not None:
+            return found
     return ("repeat", symbol, least, most)
 
 
