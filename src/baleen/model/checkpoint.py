@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,8 +38,8 @@ from baleen.model.formats.writer import MAX_SHARD_BYTES, Planned, write_folder
 from baleen.model.moe import Experts
 from baleen.model.transformer import Transformer
 
-_DRAFT = re.compile(r"^(mtp|dspark)\.")
-"""Draft blocks, whose weights are of no use without speculation."""
+MTP_COPIES = re.compile(r"mtp\.\d+\.(emb|embed|embed_tokens|head|emb\.tok_emb|shared_head)\..*")
+"""The MTP block's copies of the shared embedding and head."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def file_name(module_name: str) -> str:
 def named_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """Every plain tensor of a model under its released name; experts as views of their stack."""
     for name, tensor in model.state_dict().items():
-        stack = re.fullmatch(r"(layers\.\d+\.ffn\.experts)\.(w[123])", name)
+        stack = re.fullmatch(r"((?:layers|mtp)\.\d+\.ffn\.experts)\.(w[123])", name)
         if stack is None:
             yield file_name(name), tensor
             continue
@@ -116,6 +117,8 @@ def file_skeleton(
 def config_text(config: ModelConfig, before: str | None, format: Format) -> str:
     """`config.json` for weights in a format; the folder's own text if that says it already."""
     data = json.loads(before) if before else {}
+    if data:
+        data["num_nextn_predict_layers"] = config.num_nextn_predict_layers
     if "compress_ratios" not in data or ModelConfig.from_hf(data) != config:
         data = config.to_hf()
     wanted: dict[str, Any] = {"torch_dtype": "float32" if format is Format.FP32 else "bfloat16"}
@@ -153,6 +156,7 @@ def load_checkpoint(
     reader = Reader(folder)
     with torch.device("meta"):
         model = Transformer(config)
+    _settle_draft(reader, model)
     targets = dict(named_tensors(model))
     _check_names(reader, targets)
     for name, target in targets.items():
@@ -173,11 +177,31 @@ def _residence(name: str) -> Residence:
         raise UsageError(f"weights = {name!r} is unknown; known: {known}") from None
 
 
+def _settle_draft(reader: Reader, model: Transformer) -> None:
+    """Takes the MTP block out of a model whose folder has none, or a draft head of another kind."""
+    targets = {name: t for name, t in named_tensors(model) if name.startswith("mtp.")}
+    found = [n for n in reader if n.startswith("mtp.") and not MTP_COPIES.fullmatch(n)]
+    foreign = [
+        name
+        for name in found
+        if name not in targets or reader.entries[name].shape != tuple(targets[name].shape)
+    ]
+    if foreign:
+        warnings.warn(
+            f"{reader.folder}: the draft head under mtp.* is no MTP block and is left out "
+            f"({foreign[0]})",
+            stacklevel=4,
+        )
+    if foreign or not found:
+        model.without_mtp()
+
+
 def _check_names(reader: Reader, targets: dict[str, Tensor]) -> None:
     """Compares names before anything is read, and says all that is wrong at once."""
-    found = [name for name in reader if not _DRAFT.match(name)]
-    unexpected = [name for name in found if name not in targets]
-    missing = sorted(targets.keys() - set(found))
+    has_draft = any(name.startswith("mtp.") for name in targets)
+    found = {name for name in reader if has_draft or not name.startswith("mtp.")}
+    unexpected = [n for n in reader if n in found - targets.keys() and not MTP_COPIES.fullmatch(n)]
+    missing = sorted(targets.keys() - found)
     complaints = []
     if missing:
         complaints.append(f"{len(missing)} tensors are missing: {_some(missing)}")

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baleen.kernels import swiglu
+from baleen.kernels.precision import widen
 from baleen.model.formats.reader import Reader
 from baleen.model.formats.stored import Stored
-from baleen.model.layers import swiglu
 from baleen.model.moe import Routing
 
 
@@ -92,7 +93,7 @@ class StoredExperts(nn.Module):
         """Told which experts come next."""
 
     def forward(self, x_Ld: Tensor, routing: Routing) -> Tensor:
-        out = torch.zeros_like(x_Ld, dtype=torch.float32)
+        out = torch.zeros_like(widen(x_Ld))
         chosen = routing.experts_LK
         used = chosen.unique().tolist()
         self.prefetch(used)
@@ -100,9 +101,9 @@ class StoredExperts(nn.Module):
             rows, slots = torch.where(chosen == expert)
             w1, w3, w2 = (self.matrix(w, expert).values(x_Ld.dtype) for w in ("w1", "w3", "w2"))
             x = x_Ld[rows]
-            hidden = swiglu(x @ w1.T, x @ w3.T, self.limit)
-            hidden = hidden * routing.weights_LK[rows, slots].unsqueeze(-1)
-            out = out.index_add(0, rows, (hidden.to(x.dtype) @ w2.T).float())
+            weights = routing.weights_LK[rows, slots]
+            hidden = swiglu(x @ w1.T, x @ w3.T, self.limit, weights)
+            out = out.index_add(0, rows, widen(hidden.to(x.dtype) @ w2.T))
         return out
 
 
