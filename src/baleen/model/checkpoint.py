@@ -7,20 +7,19 @@ files. What files may look like is in `formats`.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from baleen.errors import CheckpointError, UsageError
 from baleen.model.config import ModelConfig
+from baleen.model.formats.config_text import config_text
 from baleen.model.formats.packed import (
     MappedExperts,
     PackedExperts,
@@ -112,33 +111,6 @@ def file_skeleton(
         model = Transformer(config)
     for planned in _plans(model, Format.of(format)):
         yield planned.name, planned.dtype, planned.shape
-
-
-def config_text(config: ModelConfig, before: str | None, format: Format) -> str:
-    """`config.json` for weights in a format; the folder's own text if that says it already."""
-    data = json.loads(before) if before else {}
-    if data:
-        data["num_nextn_predict_layers"] = config.num_nextn_predict_layers
-    if "compress_ratios" not in data or ModelConfig.from_hf(data) != config:
-        data = config.to_hf()
-    wanted: dict[str, Any] = {"torch_dtype": "float32" if format is Format.FP32 else "bfloat16"}
-    if format in (Format.FP8, Format.FP4):
-        wanted["expert_dtype"] = format.value
-        wanted["quantization_config"] = {
-            "quant_method": "fp8",
-            "fmt": "e4m3",
-            "activation_scheme": "dynamic",
-            "weight_block_size": [128, 128],
-            "scale_fmt": "ue8m0",
-        } | data.get("quantization_config", {})
-    else:
-        for key in ("expert_dtype", "quantization_config"):
-            data.pop(key, None)
-    data.pop("dtype", None)  # transformers' newer spelling of torch_dtype
-    data |= wanted
-    if before and data == json.loads(before):
-        return before
-    return json.dumps(data, indent=2) + "\n"
 
 
 def load_checkpoint(
