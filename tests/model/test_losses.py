@@ -56,9 +56,8 @@ def test_the_lesson_moves_the_indexer_and_nothing_else(make_model: Make) -> None
 def test_the_lesson_is_zero_for_an_indexer_that_agrees(make_model: Make) -> None:
     trace = Trace(teaches_indexer=True)
     attention = torch.tensor([[[[0.1, 0.3, 0.2]], [[0.0, 0.0, 0.0]]]])  # B T H M
-    chosen = torch.tensor([[[True, True, True], [False, False, False]]])
     scores = torch.tensor([[[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]]).log()
-    trace.scored(0, scores.nan_to_num(neginf=0.0), chosen)
+    trace.scored(0, scores.nan_to_num(neginf=0.0), torch.tensor([[3, 0]]), None)
     trace.attended(0, attention)
     assert trace.indexer_losses[0].abs().max() < 1e-6
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from baleen.cache import LayerShape, LayerState, Span, State
 from baleen.errors import UsageError
+from baleen.kernels.streams import expand
 from baleen.model.attention import Attention
 from baleen.model.config import LayerKind, ModelConfig
-from baleen.model.hyper_connections import HyperConnection, StreamHead, collapse, expand
+from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
 from baleen.model.trace import Trace
@@ -50,11 +51,11 @@ class Block(nn.Module):
     def forward(
         self, x_BTNd: Tensor, ids_BT: Tensor, span: Span, state: LayerState, trace: Trace | None
     ) -> Tensor:
-        mixing = self.hc_attn(x_BTNd)
-        attended = self.attn(self.attn_norm(collapse(x_BTNd, mixing.pre_BTN)), span, state, trace)
+        mixing = self.hc_attn(x_BTNd, self.attn_norm)
+        attended = self.attn(mixing.input_BTd, span, state, trace)
         x_BTNd = expand(attended, x_BTNd, mixing)
-        mixing = self.hc_ffn(x_BTNd)
-        fed, routing = self.ffn(self.ffn_norm(collapse(x_BTNd, mixing.pre_BTN)), ids_BT)
+        mixing = self.hc_ffn(x_BTNd, self.ffn_norm)
+        fed, routing = self.ffn(mixing.input_BTd, ids_BT)
         if trace is not None:
             trace.routings[self.layer] = routing
         return expand(fed, x_BTNd, mixing)
