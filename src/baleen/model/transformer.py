@@ -14,6 +14,7 @@ from baleen.errors import UsageError
 from baleen.kernels.streams import expand
 from baleen.model.attention import Attention
 from baleen.model.config import LayerKind, ModelConfig
+from baleen.model.decoder import Decoder
 from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
@@ -77,6 +78,7 @@ class Transformer(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._decoder = Decoder(self)
 
     @classmethod
     def from_pretrained(
@@ -163,6 +165,10 @@ class Transformer(nn.Module):
     def _chunk(
         self, ids_BT: Tensor, state: State, counts_B: Tensor | None, trace: Trace | None
     ) -> Tensor:
+        if trace is None and counts_B is None and ids_BT.numel() == 1:
+            stepped = self._decoder.step(ids_BT, state)
+            if stepped is not None:
+                return stepped
         span = Span.of(state.lengths_B, ids_BT.shape[1], counts_B)
         embedded = self.embed(ids_BT).unsqueeze(2)
         x_BTNd = embedded.expand(-1, -1, self.config.hc_mult, -1)
