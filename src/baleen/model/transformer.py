@@ -20,7 +20,7 @@ from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
 from baleen.model.trace import Trace
 
-PREFILL_CHUNK = 512
+PREFILL_CHUNK = 1024
 """Without gradients, longer calls go through the layers in pieces of so many tokens, so that memory
 grows with the piece and not with the square of the call. The result is the same."""
 
