@@ -226,7 +226,12 @@ impl Zygote {
             let gone = removal.process.is_none() && removal.group.remove();
             if gone {
                 self.conn.send(&map! { "request" => removal.request, "gone" => true });
-            } else if Instant::now() > removal.give_up_at {
+                continue;
+            }
+            if removal.process.is_none() {
+                removal.group.kill();
+            }
+            if Instant::now() > removal.give_up_at {
                 let what = format!("box still has processes in {:?}", removal.group.dirs);
                 self.fail(removal.request, &Fail { what, errno: 16 });
             } else {
