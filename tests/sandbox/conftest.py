@@ -19,7 +19,6 @@ from baleen.sandbox.edge import POOL_SIZE
 from baleen.sandbox.home import Home
 from baleen.sandbox.spec import BoxSpec
 
-
 PROCESSES_OF_A_SPARE = 4
 """Process 1 and spawner; with backend "function" also the interpreter and its supervisor."""
 

@@ -31,6 +31,7 @@ from .errors import (
     InDoubtError,
     TrajectoryError,
 )
+from .images.base import Image
 from .journal import Journal
 from .log import Log
 from .ports import PortForward
@@ -76,6 +77,7 @@ class Box:
         self.pid = 0
         self.groups: list[str] = []
         self.slot: int | None = None
+        self.image = Image(base="host")
         self.created_at = time.time()
         self.ended: Cause | None = None
         self.clients = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 import uuid
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,8 @@ from .call import helper_argv
 from .cgroups import Groups
 from .errors import CapacityError, LaunchError
 from .home import Home
-from .images import Layer, resolve_image
+from .images.base import Rootfs
+from .images.resolve import is_named, mount_by, resolve, taken
 from .launcher import Launcher
 from .spec import BoxSpec, resource_limits
 
@@ -45,7 +47,9 @@ class Cell:
     id: str
     spec: BoxSpec
     """What it was built for; its owner's may differ in what need not be built."""
-    layers: list[Layer]
+    rootfs: Rootfs
+    image_data: dict[str, Any]
+    """The image as logs name it."""
     folder: Path
     slot: int
     pid: int
@@ -112,15 +116,14 @@ class Cells:
         Raises:
             LaunchError: it did not start; nothing is left of it.
         """
-        layers = resolve_image(spec.image, self._home)
         if not self._free_slots:
             raise CapacityError(f"all {MAX_SLOTS} id ranges are in use", remedy="close boxes")
         cell_id = f"b{uuid.uuid4().hex[:16]}"
         folder = self._home.boxes / cell_id
         slot = self._free_slots.pop()
         try:
-            folder.mkdir(mode=0o700)
-            launch = self._launch_spec(cell_id, spec, layers, slot)
+            rootfs = await self._settle(folder, spec)
+            launch = self._launch_spec(cell_id, spec, rootfs, slot)
 
             def create(launcher: Launcher) -> Awaitable[dict[str, Any]]:
                 (folder / "agent.sock").unlink(missing_ok=True)  # of a launcher that was killed
@@ -138,8 +141,35 @@ class Cells:
         if spec.python:
             link.start_helper(helper_argv(spec.python))
         pid, groups = answer["pid"], answer["groups"]
-        cell = Cell(cell_id, spec, layers, folder, slot, pid, groups, link)
+        image = json.loads(rootfs.image.manifest())
+        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link)
         return cell
+
+    async def _settle(self, folder: Path, spec: BoxSpec) -> Rootfs:
+        """Looks the layers up and notes them, which from then on keeps them from going."""
+
+        def work() -> Rootfs:
+            with taken(spec.image, self._home, spec.workspace, spec.toolkits) as rootfs:
+                folder.mkdir(mode=0o700)
+                if rootfs.digests:
+                    note = {"version": 1, "layers": list(rootfs.digests)}
+                    partial = folder / "box.json.partial"
+                    partial.write_text(json.dumps(note))
+                    partial.rename(folder / "box.json")
+                return rootfs
+
+        return await self._look_up(spec, work)
+
+    async def resolve(self, spec: BoxSpec) -> Rootfs:
+        """What a box of this spec stands on at this moment."""
+        names = spec.image, self._home, spec.workspace, spec.toolkits
+        return await self._look_up(spec, lambda: resolve(*names))
+
+    async def _look_up(self, spec: BoxSpec, work: Callable[[], Rootfs]) -> Rootfs:
+        if any(is_named(x) for x in (spec.image, spec.workspace, *spec.toolkits) if x):
+            # It may have to wait for a lock, or unpack.
+            return await asyncio.get_running_loop().run_in_executor(None, work)
+        return work()
 
     async def _give_up(self, cell_id: str, folder: Path, slot: int) -> None:
         if cell_id in self._alive:
@@ -149,7 +179,7 @@ class Cells:
         self._free_slots.append(slot)
 
     def _launch_spec(
-        self, cell_id: str, spec: BoxSpec, layers: list[Layer], slot: int
+        self, cell_id: str, spec: BoxSpec, rootfs: Rootfs, slot: int
     ) -> dict[str, Any]:
         binds = [{"src": m.source, "at": m.target, "ro": m.mode == "ro"} for m in spec.mounts]
         return {
@@ -158,7 +188,9 @@ class Cells:
             "socket": "agent.sock",
             "stage": str(self._home.stage),
             "hostname": cell_id[:60],
-            "layers": [{"at": x.at, "lower": list(x.lowers)} for x in layers],
+            "layers": [overlay.to_wire() for overlay in rootfs.overlays],
+            "keeper": rootfs.has_erofs,
+            "image_mount": mount_by() if rootfs.has_erofs else None,
             "binds": binds,
             "disk_bytes": spec.disk_mb << 20,
             "shm_bytes": min(64 << 20, spec.memory_mb << 19),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import time
@@ -21,6 +22,7 @@ from .cells import Cell, Cells
 from .cgroups import Groups, own_paths
 from .errors import BoxGoneError, CapacityError, Cause, TrajectoryError, UnsupportedError
 from .home import Home
+from .images.base import Image
 from .journal import Journal
 from .launcher import Launcher
 from .log import Log
@@ -92,7 +94,8 @@ class Registry:
         if task is None:
             check_id(request)
             await self._admit(spec)
-            cell = self._spares.take(spec)
+            rootfs = await self._cells.resolve(spec)
+            cell = self._spares.take(spec, rootfs)
             if cell is not None:
                 return self._settle_in(cell, request, spec)
             task = self._creating[request] = asyncio.create_task(self._create(request, spec))
@@ -146,7 +149,7 @@ class Registry:
                 "request": request,
                 "slot": cell.slot,
                 "spec": spec.to_wire(),
-                "layers": [[layer.at, *layer.lowers] for layer in cell.layers],
+                "image": cell.image_data,
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
@@ -159,11 +162,11 @@ class Registry:
             raise
         box = Box(cell.id, spec, log, self._journal, self._executor)
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
-        box.link = cell.link
+        box.link, box.image = cell.link, cell.rootfs.image
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
         self._alive[box.id] = self._by_request[request] = box
-        self._spares.replace(spec)
+        self._spares.replace(spec, cell.rootfs)
         return box
 
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -205,7 +208,8 @@ class Registry:
         finally:
             if box.link is not None:
                 box.link.close()
-            Path(f"{self.home.boxes}/{box.id}/agent.sock").unlink(missing_ok=True)
+            for name in ("agent.sock", "box.json"):
+                Path(f"{self.home.boxes}/{box.id}/{name}").unlink(missing_ok=True)
             if box.slot is not None:
                 self._cells.free_slot(box.slot)
             self._remember(box)
@@ -251,6 +255,8 @@ class Registry:
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
         box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
+        if (image := first.get("image")) is not None:
+            box.image = Image.from_manifest(json.dumps(image).encode())
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:
@@ -264,6 +270,7 @@ class Registry:
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
         except (OSError, BoxGoneError):
             (folder / "agent.sock").unlink(missing_ok=True)
+            (folder / "box.json").unlink(missing_ok=True)
             self._give_up(box, folder, is_new=is_new)
             return
         box.pid, box.slot = box.link.pid, slot

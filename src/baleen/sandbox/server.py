@@ -140,6 +140,7 @@ class Client:
             "limits": self._registry.groups.description,
             "privileged": self._registry.privileged,
             "spec": box.spec.to_wire(),
+            "config": box.image.config.to_data(),
         }
 
     def _relay(self, request: int) -> Callable[[int, bytes], None]:

@@ -17,6 +17,7 @@ from typing import Any
 from baleen.errors import SandboxError
 
 from .cells import Cell, Cells
+from .images.base import Overlay, Rootfs
 from .spec import BoxSpec
 
 FORGET_AFTER_S = 10.0
@@ -33,6 +34,7 @@ _log = logging.getLogger("baleen.sandbox.edge")
 @dataclass
 class _Kind:
     spec: BoxSpec
+    overlays: tuple[Overlay, ...]
     cells: deque[Cell] = field(default_factory=deque)
     asked_at: float = 0.0
     building: int = 0
@@ -53,18 +55,19 @@ class Spares:
     def count(self) -> int:
         return sum(len(kind.cells) + kind.building for kind in self._kinds.values())
 
-    def take(self, spec: BoxSpec) -> Cell | None:
-        """Takes a spare of the spec's shape, if one waits."""
-        kind = self._kinds.get(spec.shape)
+    def take(self, spec: BoxSpec, rootfs: Rootfs) -> Cell | None:
+        """Takes a spare of the spec's shape and of these very layers, if one waits."""
+        kind = self._kinds.get((spec.shape, rootfs.overlays))
         return kind.cells.popleft() if kind is not None and kind.cells else None
 
-    def replace(self, spec: BoxSpec) -> None:
+    def replace(self, spec: BoxSpec, rootfs: Rootfs) -> None:
         """Notes that a box of this shape was made, and has its like built."""
-        kind = self._kinds.get(spec.shape)
+        shape = spec.shape, rootfs.overlays
+        kind = self._kinds.get(shape)
         if kind is None:
             if len(self._kinds) >= MAX_KINDS or not self._size:
                 return
-            kind = self._kinds[spec.shape] = _Kind(spec)
+            kind = self._kinds[shape] = _Kind(spec, rootfs.overlays)
         kind.asked_at = time.monotonic()
         kind.failed = False
         asyncio.get_running_loop().call_later(REFILL_DELAY_S, self._refill, kind)
@@ -89,7 +92,8 @@ class Spares:
             return
         finally:
             kind.building -= 1
-        if self._stopped or self._kinds.get(kind.spec.shape) is not kind:
+        is_wanted = self._kinds.get((kind.spec.shape, kind.overlays)) is kind
+        if self._stopped or not is_wanted or cell.rootfs.overlays != kind.overlays:
             await self._cells.discard(cell)
             return
         cell.on_gone = lambda: self._lose(kind, cell)

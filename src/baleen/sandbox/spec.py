@@ -52,6 +52,8 @@ class BoxSpec:
 
     backend: str = "container"
     image: str = "host"
+    workspace: str | None = None
+    toolkits: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     cpu: float = 1.0
     memory_mb: int = 512
@@ -91,7 +93,8 @@ class BoxSpec:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> BoxSpec:
         mounts = tuple(Mount(**mount) for mount in data["mounts"])
-        return cls(**{**data, "mounts": mounts, "python": tuple(data["python"])})
+        lists = {name: tuple(data.get(name, ())) for name in ("python", "toolkits")}
+        return cls(**{**data, **lists, "mounts": mounts})
 
 
 _NOT_BUILT = frozenset({"ttl_idle_s", "job", "labels", "trajectory"})
