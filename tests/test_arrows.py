@@ -14,16 +14,18 @@ ALLOWED = {
     "protocol": set(),
     "sandbox": set(),
     "assets": set(),
-    "cache": set(),
-    "model": {"cache", "assets"},
+    "kernels": set(),
+    "cache": {"kernels"},
+    "model": {"cache", "kernels", "assets"},
     "engine": {"model", "cache", "assets", "protocol"},
     "agent": {"engine", "protocol", "sandbox", "assets"},
-    "rl": {"agent", "engine", "model", "cache", "protocol", "sandbox", "assets"},
-    "cli": {"agent", "rl", "engine", "model", "protocol", "sandbox", "assets", "cache"},
+    "rl": {"agent", "engine", "model", "cache", "kernels", "protocol", "sandbox", "assets"},
+    "server": {"engine", "protocol", "assets"},
+    "cli": {"server", "agent", "rl", "engine", "model", "protocol", "sandbox", "assets", "cache"},
 }
 """Which of our packages a package may import, besides itself and `baleen.errors`."""
 
-HEAVY = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "matplotlib"}
+HEAVY = {"aiohttp", "torch", "numpy", "safetensors", "tokenizers", "transformers", "matplotlib"}
 LIGHT = {"protocol", "sandbox", "cli", "agent", "assets"}
 """Packages that must import with nothing heavy installed."""
 

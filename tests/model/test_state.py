@@ -163,7 +163,7 @@ def test_bf16_cache_halves_entries_and_stays_near_fp32(make_model: Make) -> None
     difference = (model(ids, exact) - model(ids, compact)).abs().max()
     assert 0 < difference <= 0.05 * model(ids).abs().max()
     for full, half in zip(exact.layers, compact.layers, strict=True):
-        assert 2 * half.window.nbytes == full.window.nbytes
+        assert 2 * half.window.data.nbytes == full.window.data.nbytes
 
 
 def test_unusable_calls_are_refused(make_model: Make) -> None:

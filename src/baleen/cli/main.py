@@ -31,6 +31,7 @@ class Verb(NamedTuple):
 VERBS = {
     "demo": Verb("baleen.cli.demo", "demo", "Kill an agent in mid-task and watch it finish."),
     "run": Verb("baleen.cli.run", "run", "Let an agent answer a question with tools."),
+    "serve": Verb("baleen.cli.serve", "serve", "Serve a model to OpenAI and Anthropic clients."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
     "image": Verb("baleen.cli.image", "image", "Make, fetch and remove images of sandboxes."),

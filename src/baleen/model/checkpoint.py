@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ from baleen.model.transformer import Transformer
 
 KEPT_FP32 = re.compile(r"(attn_sink|\.ape|hc_\w+|gate\.bias)$")
 """Tensors that released files keep in fp32 whatever the rest is stored in."""
-EXPERT = re.compile(r"(layers\.\d+\.ffn\.experts)\.(\d+)\.(w[123])\.weight")
+EXPERT = re.compile(r"((?:layers|mtp)\.\d+\.ffn\.experts)\.(\d+)\.(w[123])\.weight")
+MTP_COPIES = re.compile(r"mtp\.\d+\.(emb|embed|embed_tokens|head|emb\.tok_emb|shared_head)\..*")
+"""The MTP block's copies of the shared embedding and head."""
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 CHECKSUMS = "baleen.crc32"
@@ -39,7 +42,7 @@ def file_name(module_name: str) -> str:
 def named_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a model under its released name; experts as views of their stack."""
     for name, tensor in model.state_dict().items():
-        stack = re.fullmatch(r"(layers\.\d+\.ffn\.experts)\.(w[123])", name)
+        stack = re.fullmatch(r"((?:layers|mtp)\.\d+\.ffn\.experts)\.(w[123])", name)
         if stack is None:
             yield file_name(name), tensor
             continue
@@ -84,11 +87,15 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None) -> Transformer:
     _restore_frequencies(model, config)
     targets = dict(named_tensors(model))
     missing = set(targets)
+    foreign_mtp = False
     with torch.no_grad():
         for name, tensor, file in read_tensors(folder):
-            if name.startswith("mtp."):
-                continue  # the draft block; its weights are of no use without speculation
+            if MTP_COPIES.fullmatch(name):
+                continue
             target = targets.get(name)
+            if name.startswith("mtp.") and (target is None or target.shape != tensor.shape):
+                foreign_mtp = True  # another kind of draft head
+                continue
             if target is None:
                 raise CheckpointError(f"{file}: unexpected tensor {name}")
             if target.shape != tensor.shape:
@@ -100,6 +107,15 @@ def load_checkpoint(folder: Path, dtype: torch.dtype | None) -> Transformer:
                 raise CheckpointError(f"{file}: {name} holds NaN or infinity")
             target.copy_(tensor)
             missing.discard(name)
+    drafts = {name for name in targets if name.startswith("mtp.")}
+    if foreign_mtp or drafts <= missing:
+        if foreign_mtp:
+            warnings.warn(
+                f"{folder}: the draft head under mtp.* is no MTP block and is left out",
+                stacklevel=3,
+            )
+        model.without_mtp()
+        missing -= drafts
     if missing:
         some = ", ".join(sorted(missing)[:3])
         raise CheckpointError(f"{folder}: {len(missing)} tensors are missing: {some}")

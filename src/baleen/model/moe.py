@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baleen.errors import ConfigError
+from baleen.kernels import swiglu
+from baleen.kernels.precision import widen
 from baleen.model.config import ModelConfig
-from baleen.model.layers import swiglu
 
 
 class Routing(NamedTuple):
@@ -44,7 +45,7 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
 
     def forward(self, x_Ld: Tensor, ids_L: Tensor) -> Routing:
-        scores = F.softplus(F.linear(x_Ld.float(), self.weight.float())).sqrt()
+        scores = F.softplus(F.linear(widen(x_Ld), widen(self.weight))).sqrt()
         if self.bias is None:
             experts = self.get_buffer("tid2eid")[ids_L]
         else:
@@ -69,7 +70,7 @@ class Experts(nn.Module):
 
     def forward(self, x_Ld: Tensor, routing: Routing) -> Tensor:
         """Sum of the chosen experts' outputs, fp32 [L, d]; an expert listed twice counts twice."""
-        out = torch.zeros_like(x_Ld, dtype=torch.float32)
+        out = torch.zeros_like(widen(x_Ld))
         chosen = routing.experts_LK
         used = range(self.w1.shape[0]) if len(x_Ld) > 1 else sorted(set(chosen[0].tolist()))
         for expert in used:
@@ -77,9 +78,9 @@ class Experts(nn.Module):
             if len(rows) == 0:
                 continue
             x = x_Ld[rows]
-            hidden = swiglu(x @ self.w1[expert].T, x @ self.w3[expert].T, self.limit)
-            hidden = hidden * routing.weights_LK[rows, slots].unsqueeze(-1)
-            out = out.index_add(0, rows, (hidden.to(x.dtype) @ self.w2[expert].T).float())
+            weights = routing.weights_LK[rows, slots]
+            hidden = swiglu(x @ self.w1[expert].T, x @ self.w3[expert].T, self.limit, weights)
+            out = out.index_add(0, rows, widen(hidden.to(x.dtype) @ self.w2[expert].T))
         return out
 
 
@@ -114,5 +115,5 @@ class MoE(nn.Module):
     def forward(self, x_BTd: Tensor, ids_BT: Tensor) -> tuple[Tensor, Routing]:
         x_Ld = x_BTd.flatten(0, 1)
         routing: Routing = self.gate(x_Ld, ids_BT.flatten())
-        routed = self.experts(x_Ld, routing) + self.shared_experts(x_Ld).float()
+        routed = self.experts(x_Ld, routing) + widen(self.shared_experts(x_Ld))
         return routed.to(x_BTd.dtype).view_as(x_BTd), routing

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -164,7 +165,7 @@ class Registry:
             image = json.loads(rootfs.image.manifest())
             log.open_with({"box": box_id, "spec": spec.to_wire(), "image": image})
             launch = self._launch_spec(box, rootfs)
-            answer = await self._with_launcher(lambda launcher: launcher.create(launch))
+            answer = await self._launch_box(folder / "agent.sock", launch)
             box.pid, box.groups = answer["pid"], answer["groups"]
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
             if spec.python:
@@ -193,6 +194,22 @@ class Registry:
             # It may have to wait for a lock, or unpack.
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
         return work()
+
+    async def _launch_box(self, agent: Path, launch: dict[str, Any]) -> dict[str, Any]:
+        """Launches a box; if the launcher is killed over it, the next one begins from nothing."""
+        launcher = await self._living_launcher()
+        try:
+            return await launcher.create(launch)
+        except LaunchError:
+            if launcher.is_alive:
+                raise
+        launcher = await self._living_launcher()
+        with contextlib.suppress(OSError, SandboxError):  # usually it has died with its launcher
+            link = await AgentLink.connect(agent, lambda: None)
+            os.kill(link.pid, signal.SIGKILL)
+            link.close()
+        agent.unlink(missing_ok=True)
+        return await launcher.create(launch)
 
     def _abandon(self, folder: Path, log: Log | None, slot: int) -> None:
         if log is not None:
