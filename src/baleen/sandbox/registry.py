@@ -30,7 +30,9 @@ from .errors import (
 )
 from .home import Home
 from .images.base import Image, Rootfs
+from .images.commit import UPPERS_FD, commit, standing_still
 from .images.resolve import is_named, mount_by, taken
+from .images.store import Store
 from .launcher import Launcher
 from .spec import BoxSpec, check_id, resource_limits
 from .trajectory import Kind, Log, Record, read
@@ -162,8 +164,11 @@ class Registry:
             log = Log.create(path)
             box = Box(box_id, spec, log, self._executor)
             box.slot, box.image = slot, rootfs.image
+            box.places = [overlay.at for overlay in rootfs.overlays]
             image = json.loads(rootfs.image.manifest())
-            log.open_with({"box": box_id, "spec": spec.to_wire(), "image": image})
+            log.open_with(
+                {"box": box_id, "spec": spec.to_wire(), "image": image, "places": box.places}
+            )
             launch = self._launch_spec(box, rootfs)
             answer = await self._launch_box(folder / "agent.sock", launch)
             box.pid, box.groups = answer["pid"], answer["groups"]
@@ -319,6 +324,29 @@ class Registry:
             del self._boxes[box.id]
             shutil.rmtree(self.home.boxes / box.id, ignore_errors=True)
 
+    async def commit(self, box_id: str, name: str | None) -> str:
+        """Makes an image of what a box stands on and what it has written; returns the digest.
+
+        Raises:
+            BoxGoneError: it has ended.
+            UnsupportedError: an ordinary user's edge cannot read what a box has written.
+        """
+        box = self.find(box_id)
+        if box.ended is not None or box.slot is None:
+            raise gone(box.id, box.ended or Cause.NODE_LOST)
+        if not self.privileged:
+            raise UnsupportedError(
+                "committing a box needs an edge that runs as root", remedy="run as root"
+            )
+        uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
+        base = FIRST_ID + box.slot * IDS_PER_BOX
+
+        def work() -> str:
+            with standing_still(box.groups):
+                return commit(Store(self.home.images), box.image, uppers, base, name)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
     async def expire(self) -> None:
         """Ends the boxes whose idle time is over."""
         if self._sweeps_left:
@@ -354,6 +382,7 @@ class Registry:
             return
         box.created_at = state["created_at"]
         box.image = _image_of(records)
+        box.places = records[0].payload.get("places", []) if records else []
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:

@@ -161,6 +161,9 @@ class Client:
         box.idle_since = time.monotonic()
         return await box.link.file(message["op"], message["path"], **message["arguments"])
 
+    async def commit(self, message: Message) -> Any:
+        return await self._registry.commit(message["box"], message["name"])
+
     async def close(self, message: Message) -> Any:
         await self._registry.destroy(message["box"], Cause(message.get("cause", Cause.STOPPED)))
 
@@ -212,6 +215,7 @@ _HANDLERS: dict[str, _Handler] = {
         "resize",
         "port",
         "file",
+        "commit",
         "close",
         "list",
         "reap",
