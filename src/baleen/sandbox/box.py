@@ -78,6 +78,8 @@ class Box:
         self.groups: list[str] = []
         self.slot: int | None = None
         self.image = Image(base="host")
+        self.places: list[str] = []
+        """Where its overlays are mounted, in the order of their upper layers."""
         self.created_at = time.time()
         self.ended: Cause | None = None
         self.clients = 0

@@ -196,7 +196,7 @@ class Cells:
             "shm_bytes": min(64 << 20, spec.memory_mb << 19),
             "limits": [list(pair) for pair in self.groups.limits(spec)],
             "rlimits": [list(pair) for pair in self._rlimits(spec)],
-            "id_base": FIRST_ID + slot * IDS_PER_BOX if self.privileged else None,
+            "id_base": first_id(slot) if self.privileged else None,
             "own_network": True,
         }
 
@@ -253,3 +253,8 @@ class Cells:
         """Ends the launcher; boxes live on."""
         if self._launcher is not None:
             await self._launcher.stop()
+
+
+def first_id(slot: int) -> int:
+    """The host's id of root in the box of a slot."""
+    return FIRST_ID + slot * IDS_PER_BOX

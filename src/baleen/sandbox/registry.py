@@ -18,11 +18,13 @@ from baleen.errors import SandboxError
 
 from .agentlink import AgentLink
 from .box import Box, gone
-from .cells import Cell, Cells
+from .cells import Cell, Cells, first_id
 from .cgroups import Groups, own_paths
 from .errors import BoxGoneError, CapacityError, Cause, TrajectoryError, UnsupportedError
 from .home import Home
 from .images.base import Image
+from .images.commit import UPPERS_FD, commit, standing_still
+from .images.store import Store
 from .journal import Journal
 from .launcher import Launcher
 from .log import Log
@@ -144,12 +146,14 @@ class Registry:
             log = Log.create(path)
             # A later edge finds the log by this link. Without it, the box has never been.
             os.symlink(path, f"{cell.folder}/log")  # noqa: PTH211 - on the path of every create
+            places = [overlay.at for overlay in cell.rootfs.overlays]
             first = {
                 "box": cell.id,
                 "request": request,
                 "slot": cell.slot,
                 "spec": spec.to_wire(),
                 "image": cell.image_data,
+                "places": places,
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
@@ -163,6 +167,7 @@ class Registry:
         box = Box(cell.id, spec, log, self._journal, self._executor)
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
         box.link, box.image = cell.link, cell.rootfs.image
+        box.places = places
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
         self._alive[box.id] = self._by_request[request] = box
@@ -223,6 +228,29 @@ class Registry:
             self._by_request.pop(self._ended.pop(oldest).request, None)
             shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
 
+    async def commit(self, box_id: str, name: str | None) -> str:
+        """Makes an image of what a box stands on and what it has written; returns the digest.
+
+        Raises:
+            BoxGoneError: it has ended.
+            UnsupportedError: an ordinary user's edge cannot read what a box has written.
+        """
+        box = self.find(box_id)
+        if box.ended is not None or box.slot is None:
+            raise gone(box.id, box.ended or Cause.NODE_LOST)
+        if not self.privileged:
+            raise UnsupportedError(
+                "committing a box needs an edge that runs as root", remedy="run as root"
+            )
+        uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
+        base = first_id(box.slot)
+
+        def work() -> str:
+            with standing_still(box.groups):
+                return commit(Store(self.home.images), box.image, uppers, base, name)
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
     async def expire(self) -> None:
         """Ends the boxes whose idle time is over."""
         self._cells.tick()
@@ -257,6 +285,7 @@ class Registry:
         box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
+        box.places = first["places"]
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:

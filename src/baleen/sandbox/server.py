@@ -167,6 +167,9 @@ class Client:
         box.idle_since = time.monotonic()
         return await box.link.file(message["op"], message["path"], **message["arguments"])
 
+    async def commit(self, message: Message) -> Any:
+        return await self._registry.commit(message["box"], message["name"])
+
     async def close(self, message: Message) -> Any:
         box = self._registry.find(message["box"])
         removal = self._registry.destroy(box, Cause(message.get("cause", Cause.STOPPED)))
@@ -230,6 +233,7 @@ _HANDLERS: dict[str, _Handler] = {
         "resize",
         "port",
         "file",
+        "commit",
         "close",
         "list",
         "reap",

@@ -160,6 +160,9 @@ class Sandbox:
     def port(self, number: int) -> str:
         return _wait(self._box.port(number))
 
+    def commit(self, name: str | None = None) -> str:
+        return _wait(self._box.commit(name))
+
     def close(self) -> None:
         _wait(self._box.close())
 
