@@ -20,11 +20,12 @@ ALLOWED = {
     "engine": {"model", "cache", "assets", "protocol"},
     "agent": {"engine", "protocol", "sandbox", "assets"},
     "rl": {"agent", "engine", "model", "cache", "kernels", "protocol", "sandbox", "assets"},
-    "cli": {"agent", "rl", "engine", "model", "protocol", "sandbox", "assets", "cache"},
+    "server": {"engine", "protocol", "assets"},
+    "cli": {"server", "agent", "rl", "engine", "model", "protocol", "sandbox", "assets", "cache"},
 }
 """Which of our packages a package may import, besides itself and `baleen.errors`."""
 
-HEAVY = {"torch", "numpy", "safetensors", "tokenizers", "transformers", "matplotlib"}
+HEAVY = {"aiohttp", "torch", "numpy", "safetensors", "tokenizers", "transformers", "matplotlib"}
 LIGHT = {"protocol", "sandbox", "cli", "agent", "assets"}
 """Packages that must import with nothing heavy installed."""
 

@@ -117,11 +117,15 @@ def is_alive(pid: int | None) -> bool:
 
 def stop_edge(home: Path) -> None:
     """Ends the edge, and any that a killed client had started and that was only beginning."""
-    for process in _processes(home):
-        pid, command = process.split(" ", 1)
-        if "baleen.sandbox.edge" in command:
-            os.kill(int(pid), signal.SIGTERM)
-            wait_until(lambda pid=int(pid): not is_alive(pid))
+    for pid in edge_processes(home):
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda pid=pid: not is_alive(pid))
+
+
+def edge_processes(home: Path) -> set[int]:
+    """Every edge of this home, those that are only starting too."""
+    split = (process.split(" ", 1) for process in _processes(home))
+    return {int(pid) for pid, command in split if "baleen.sandbox.edge" in command}
 
 
 @pytest.fixture(scope="session")

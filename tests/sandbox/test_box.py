@@ -19,6 +19,7 @@ from baleen.sandbox import (
     UnsupportedError,
 )
 from baleen.sandbox.home import Home
+from baleen.sandbox.images.errors import ImageNotFoundError
 
 from .conftest import footprint, needs_privilege, wait_until
 
@@ -223,10 +224,11 @@ async def test_what_is_not_offered_is_refused_with_a_reason(host: Home, tmp_path
         {"backend": "microvm"},
         {"network": "public"},
         {"network": Allowlist(["example.org:443"])},
-        {"image": "debian:12"},
-        {"workspace": "w"},
     ):
         with pytest.raises(UnsupportedError, match="not"):
+            await Sandbox.create(**options)
+    for options in ({"image": "debian:12"}, {"workspace": "w"}, {"toolkits": ["t"]}):
+        with pytest.raises(ImageNotFoundError, match="no image"):
             await Sandbox.create(**options)
     for options in (
         {"backend": "teapot"},

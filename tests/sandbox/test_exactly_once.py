@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
@@ -24,7 +26,7 @@ from baleen.sandbox.home import Home
 from baleen.sandbox.trajectory import Kind, read, verify
 
 from .client_server import COUNT, counted
-from .conftest import edge_pid, is_alive, kill_edge, wait_until
+from .conftest import edge_pid, edge_processes, is_alive, kill_edge, wait_until
 
 KILL_FOR_S = float(os.environ.get("BALEEN_TEST_KILL_FOR_S", "15"))
 
@@ -141,6 +143,23 @@ async def test_a_command_whose_box_died_is_in_doubt_and_never_run_again(host: Ho
     await box.detach()
 
 
+async def test_an_edge_that_is_killed_while_it_starts_is_started_again(
+    own_edge: None, host: Home
+) -> None:
+    making = asyncio.create_task(Sandbox.create())
+    killed: set[int] = set()
+    while len(killed) < 3:
+        assert not making.done()
+        await asyncio.sleep(0.001)
+        for pid in edge_processes(host.root) - killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+    async with await making as box:
+        assert (await box.run(["echo", "hi"])).text == "hi\n"
+    assert edge_pid(host.root) not in killed
+
+
 async def test_boxes_outlive_the_launcher_and_a_new_one_takes_over(
     box: Sandbox, host: Home
 ) -> None:
@@ -208,18 +227,30 @@ class Clients:
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
 
-    def kill(self, index: int, *, restart: bool = True) -> None:
+    def kill(self, index: int) -> None:
+        """kill -9 of a client, then a new one; a client that gave up by itself is a failure."""
+        self._end(index)
+        self._pids[index] = self._start(self._jobs[index])
+
+    def _end(self, index: int) -> None:
         os.kill(self._pids[index], signal.SIGKILL)
         wait_until(lambda: not is_alive(self._pids[index]))
-        if restart:
-            self._pids[index] = self._start(self._jobs[index])
 
     def acknowledged(self) -> list[int]:
         return [len(acks.read_text().split()) for _, acks in self._jobs]
 
-    def stop(self) -> None:
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for index in range(len(self._jobs)):
-            self.kill(index, restart=False)
+            if kind is None or is_alive(self._pids[index]):
+                self._end(index)
         self._server.communicate()
 
 
@@ -229,18 +260,17 @@ async def test_kills_at_random_moments_leave_every_command_run_exactly_once(
     """kill -9 of clients and edge, again and again, while every command appends to a file."""
     chance = random.Random(7)
     boxes = [await Sandbox.create(ttl_idle_s=300) for _ in range(NUM_BOXES)]
-    clients = Clients(boxes, tmp_path)
     kills = {"client": 0, "edge": 0}
     give_up_at = time.monotonic() + KILL_FOR_S
-    while time.monotonic() < give_up_at and sum(kills.values()) < 200:
-        time.sleep(0.02 + chance.random() * 0.2)
-        if chance.random() < 0.5 and is_alive(edge_pid(host.root)):
-            kill_edge(host.root)
-            kills["edge"] += 1
-        else:
-            clients.kill(chance.randrange(NUM_BOXES))
-            kills["client"] += 1
-    clients.stop()
+    with Clients(boxes, tmp_path) as clients:
+        while time.monotonic() < give_up_at and sum(kills.values()) < 200:
+            time.sleep(0.02 + chance.random() * 0.2)
+            if chance.random() < 0.5 and is_alive(edge_pid(host.root)):
+                kill_edge(host.root)
+                kills["edge"] += 1
+            else:
+                clients.kill(chance.randrange(NUM_BOXES))
+                kills["client"] += 1
     for box, acknowledged in zip(boxes, clients.acknowledged(), strict=True):
         # Whatever was under way is finished by asking for it once more.
         await box.run(counted(str(acknowledged)), key=f"step-{acknowledged}")

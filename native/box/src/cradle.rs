@@ -58,7 +58,7 @@ impl Cradle {
     }
 
     /// Hands the box its specification; process 1 answers on `socket` when it is ready or has failed.
-    pub fn claim(&self, spec: &Value, listener: &OwnedFd, userns: Option<&OwnedFd>) -> Res<()> {
+    pub fn claim(&self, spec: &Value, listener: &OwnedFd, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -> Res<()> {
         for limit in spec.get("limits").list() {
             if let [Value::Str(file), Value::Str(value)] = limit.list() {
                 self.group.limit(file, value)?;
@@ -66,6 +66,7 @@ impl Cradle {
         }
         let mut fds: Vec<RawFd> = vec![listener.as_raw_fd()];
         fds.extend(userns.map(AsRawFd::as_raw_fd));
+        fds.extend(keeper.map(AsRawFd::as_raw_fd));
         send_with_fds(&self.socket, &frame::pack(spec), &fds)
     }
 
@@ -134,8 +135,10 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
         return Err(Fail { what: "the specification came without a socket".into(), errno: 0 });
     }
     let listener = fds.remove(0);
+    let keeper = if spec.get("keeper").bool() { fds.pop() } else { None };
     let userns = fds.pop();
-    let unmapped = rootfs::build(&spec, userns.as_ref())?;
+    let unmapped = rootfs::build(&spec, userns.as_ref(), keeper.as_ref())?;
+    drop(keeper);
     spawner.joined()?; // it needs the host's tree to reach its groups
     pivot_here()?;
     set_hostname(spec.get("hostname").str())?;

@@ -145,7 +145,7 @@ pub fn cstr(text: &str) -> Res<CString> {
     CString::new(text).map_err(|_| Fail { what: format!("text with a NUL byte: {text:?}"), errno: 0 })
 }
 
-fn owned(fd: c_long, what: &str) -> Res<OwnedFd> {
+pub fn owned(fd: c_long, what: &str) -> Res<OwnedFd> {
     check(fd, what).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 

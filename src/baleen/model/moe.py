@@ -86,7 +86,8 @@ class Experts(nn.Module):
         out_Rd = torch.cat([h @ self.w2[e].T for (e, _), h in zip(runs, parts, strict=True)])
         place_R = torch.empty_like(order_R)
         place_R[order_R] = torch.arange(len(order_R))
-        return widen(out_Rd)[place_R].unflatten(0, chosen.shape).sum(1)
+        out_Ld: Tensor = widen(out_Rd)[place_R].unflatten(0, chosen.shape).sum(1)
+        return out_Ld
 
 
 class SharedExpert(nn.Module):

@@ -20,7 +20,9 @@ class Trace:
     chosen: dict[int, Tensor] = field(default_factory=dict)
     """Per CSA layer the blocks chosen, bool [B, T, M]."""
     indexer_losses: list[Tensor] = field(default_factory=list)
-    """Per CSA layer KL(attention || indexer) at each query, [B, T]; 0 where no block is visible."""
+    """Per CSA layer KL(attention || indexer) of each query that sees a block, flat."""
+    learned_BT: Tensor | None = None
+    """Which queries to learn from, bool; None: all."""
     recalls: list[Tensor] = field(default_factory=list)
     _scores: dict[int, Tensor] = field(default_factory=dict)
     _picks: dict[int, Tensor] = field(default_factory=dict)
@@ -51,7 +53,10 @@ class Trace:
         target = target / target.sum(-1, keepdim=True).clamp(min=1e-9)
         masked = self._scores.pop(layer).masked_fill(~chosen, -1e9)
         losses = (torch.special.xlogy(target, target) - target * masked.log_softmax(-1)).sum(-1)
-        self.indexer_losses.append(losses * chosen.any(-1))
+        taught = chosen.any(-1)
+        if self.learned_BT is not None:
+            taught = taught & self.learned_BT
+        self.indexer_losses.append(losses[taught])
 
 
 def spread(values_BTK: Tensor, picks_BTK: Tensor, num_blocks: int) -> Tensor:

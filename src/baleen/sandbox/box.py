@@ -29,6 +29,7 @@ from .errors import (
     InDoubtError,
     TrajectoryError,
 )
+from .images.base import Image
 from .ports import PortForward
 from .spec import BoxSpec, RunResult
 from .trajectory import INLINE_BYTES, Kind, Log, Record, fetch
@@ -63,6 +64,7 @@ class Box:
         self.pid = 0
         self.groups: list[str] = []
         self.slot: int | None = None
+        self.image = Image(base="host")
         self.created_at = time.time()
         self.ended: Cause | None = None
         self.clients = 0

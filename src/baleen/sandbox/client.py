@@ -201,10 +201,13 @@ class _Starter:
             except BlockingIOError:
                 return
         code = 0 if self._process is None else _exit_code(self._process)
-        if code == 0:  # none yet, or another edge, perhaps just going, was there
-            self._process = _start_edge(self._home)
-        elif code is not None:
+        if code is None:
+            return
+        if code > 0:
             raise _start_failure(self._home)
+        # None yet; another edge, perhaps just going, was there; or a signal (a negative code)
+        # ended it: a killed edge refused nothing, so it is started again until the time is over.
+        self._process = _start_edge(self._home)
 
 
 def _start_edge(home: Home) -> int:

@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +29,11 @@ from .errors import (
     UnsupportedError,
 )
 from .home import Home
-from .images import resolve_image
+from .images.base import Image, Rootfs
+from .images.resolve import is_named, mount_by, taken
 from .launcher import Launcher
 from .spec import BoxSpec, check_id, resource_limits
-from .trajectory import Kind, Log, read
+from .trajectory import Kind, Log, Record, read
 
 T = TypeVar("T")
 
@@ -151,27 +153,19 @@ class Registry:
         return await work(await self._living_launcher())
 
     async def _create(self, box_id: str, spec: BoxSpec) -> Box:
-        layers = resolve_image(spec.image, self.home)
         folder = self.home.boxes / box_id
-        folder.mkdir(mode=0o700)
         path = Path(spec.trajectory) if spec.trajectory else self.home.logs / f"{box_id}.log"
         slot = self._free_slots.pop()
         log: Log | None = None
         try:
-            self._note(
-                box_id, spec, path, slot
-            )  # before the log, so that no crash loses sight of it
+            rootfs = await self._settle(box_id, spec, path, slot)
             log = Log.create(path)
             box = Box(box_id, spec, log, self._executor)
-            box.slot = slot
-            first = {
-                "box": box_id,
-                "spec": spec.to_wire(),
-                "layers": [[x.at, *x.lowers] for x in layers],
-            }
-            log.open_with(first)
-            launch = self._launch_spec(box, [{"at": x.at, "lower": list(x.lowers)} for x in layers])
-            answer = await self._with_launcher(lambda launcher: launcher.create(launch))
+            box.slot, box.image = slot, rootfs.image
+            image = json.loads(rootfs.image.manifest())
+            log.open_with({"box": box_id, "spec": spec.to_wire(), "image": image})
+            launch = self._launch_spec(box, rootfs)
+            answer = await self._launch_box(folder / "agent.sock", launch)
             box.pid, box.groups = answer["pid"], answer["groups"]
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
             if spec.python:
@@ -184,6 +178,39 @@ class Registry:
         self._boxes[box_id] = box
         return box
 
+    async def _settle(self, box_id: str, spec: BoxSpec, path: Path, slot: int) -> Rootfs:
+        """Looks the layers up and notes the box, which from then on keeps them from going.
+
+        The note comes before the log and the launch, so that no crash loses sight of the box.
+        """
+
+        def work() -> Rootfs:
+            with taken(spec.image, self.home, spec.workspace, spec.toolkits) as rootfs:
+                (self.home.boxes / box_id).mkdir(mode=0o700)
+                self._note(box_id, spec, path, slot, layers=rootfs.digests)
+                return rootfs
+
+        if any(is_named(x) for x in (spec.image, spec.workspace, *spec.toolkits) if x):
+            # It may have to wait for a lock, or unpack.
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return work()
+
+    async def _launch_box(self, agent: Path, launch: dict[str, Any]) -> dict[str, Any]:
+        """Launches a box; if the launcher is killed over it, the next one begins from nothing."""
+        launcher = await self._living_launcher()
+        try:
+            return await launcher.create(launch)
+        except LaunchError:
+            if launcher.is_alive:
+                raise
+        launcher = await self._living_launcher()
+        with contextlib.suppress(OSError, SandboxError):  # usually it has died with its launcher
+            link = await AgentLink.connect(agent, lambda: None)
+            os.kill(link.pid, signal.SIGKILL)
+            link.close()
+        agent.unlink(missing_ok=True)
+        return await launcher.create(launch)
+
     def _abandon(self, folder: Path, log: Log | None, slot: int) -> None:
         if log is not None:
             log.close()
@@ -191,7 +218,7 @@ class Registry:
         shutil.rmtree(folder, ignore_errors=True)
         self._free_slots.append(slot)
 
-    def _launch_spec(self, box: Box, layers: list[dict[str, Any]]) -> dict[str, Any]:
+    def _launch_spec(self, box: Box, rootfs: Rootfs) -> dict[str, Any]:
         assert box.slot is not None
         spec = box.spec
         binds = [{"src": m.source, "at": m.target, "ro": m.mode == "ro"} for m in spec.mounts]
@@ -201,7 +228,9 @@ class Registry:
             "socket": "agent.sock",
             "stage": str(self.home.stage),
             "hostname": box.id[:60],
-            "layers": layers,
+            "layers": [overlay.to_wire() for overlay in rootfs.overlays],
+            "keeper": rootfs.has_erofs,
+            "image_mount": mount_by() if rootfs.has_erofs else None,
             "binds": binds,
             "disk_bytes": spec.disk_mb << 20,
             "shm_bytes": min(64 << 20, spec.memory_mb << 19),
@@ -220,7 +249,13 @@ class Registry:
         return limits
 
     def _note(
-        self, box_id: str, spec: BoxSpec, log: Path, slot: int | None, cause: Cause | None = None
+        self,
+        box_id: str,
+        spec: BoxSpec,
+        log: Path,
+        slot: int | None,
+        cause: Cause | None = None,
+        layers: Sequence[str] = (),
     ) -> None:
         """Notes what a later edge must know to find the box again, or that it has ended."""
         data = {
@@ -231,6 +266,7 @@ class Registry:
             "slot": slot,
             "created_at": time.time(),
             "cause": cause,
+            "layers": list(layers),
         }
         path = f"{self.home.boxes}/{box_id}/box.json"
         with open(f"{path}.partial", "w") as file:  # noqa: PTH123 - on the path of every create
@@ -317,6 +353,7 @@ class Registry:
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
         box.created_at = state["created_at"]
+        box.image = _image_of(records)
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:
@@ -372,6 +409,12 @@ class Registry:
         if self._launcher is not None:
             await self._launcher.stop()
         self._executor.shutdown(wait=False)
+
+
+def _image_of(records: list[Record]) -> Image:
+    """The image that the log of a box begins with."""
+    data = records[0].payload.get("image") if records else None
+    return Image(base="host") if data is None else Image.from_manifest(json.dumps(data).encode())
 
 
 def _unknown(home: Home, box_id: str) -> SandboxError:

@@ -18,7 +18,7 @@ from baleen.errors import SandboxError, UsageError
 from .backends import Backend, backends, check_offered
 from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
-from .errors import BoxGoneError, UnsupportedError
+from .errors import BoxGoneError
 from .files import Files
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
@@ -73,9 +73,10 @@ class Sandbox:
 
         Args:
             backend: "container" or "function"; :meth:`backends` lists what this host offers.
-            image: "host" (a view of this host's programs) or a root file system's directory.
-            workspace: not available yet.
-            toolkits: not available yet.
+            image: "host" (a view of this host's programs), a name of the image store, or the path
+                of a folder that holds a root file system.
+            workspace: an image whose layers lie on those of ``image``.
+            toolkits: images whose layers lie on the workspace, the last one on top.
             mounts: (host folder, path in the box, "ro" or "rw"), read-only by default.
             cpu: cores.
             memory_mb: what its processes and files may take together.
@@ -94,10 +95,6 @@ class Sandbox:
             CapacityError: the host has no room for another box.
             LaunchError: it did not start; nothing is left of it.
         """
-        if workspace is not None or toolkits:
-            raise UnsupportedError(
-                "workspace and toolkit layers are not available yet", remedy="use mounts"
-            )
         if network not in ("none", "public") and not isinstance(network, Allowlist):
             raise UsageError(
                 f"unknown network {network!r}", remedy='"none", "public" or an Allowlist'
@@ -108,7 +105,9 @@ class Sandbox:
             python, needed = interpreter()
         spec = BoxSpec(
             backend=backend,
-            image=image if image == "host" else _image(image),
+            image=_image(image),
+            workspace=workspace,
+            toolkits=tuple(toolkits),
             mounts=(*needed, *map(_mount, mounts)),
             python=tuple(python),
             cpu=cpu,
@@ -200,7 +199,7 @@ class Sandbox:
             BoxBusyError: the box is at its pids or memory limit; nothing ran.
             TrajectoryError: the log cannot be written; nothing ran.
         """
-        job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        job = self._job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
         answer = await self._ask("run", key=key or _fresh_key(), job=job)
         return RunResult.from_wire(answer)
 
@@ -252,7 +251,7 @@ class Sandbox:
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> Process:
         """Starts a command whose output comes as it is written; see :class:`Process`."""
-        job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        job = self._job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
         job |= {"live": True, "stdin_open": stdin_open}
         return Process(self, key or _fresh_key(), job)
 
@@ -270,9 +269,27 @@ class Sandbox:
     ) -> Process:
         """Starts a command on a terminal; its output is one stream, its input is open."""
         env = {"TERM": "xterm-256color", **(env or {})}
-        job = _job(argv, timeout_s, cwd, env, None, user, MAX_OUTPUT_BYTES)
+        job = self._job(argv, timeout_s, cwd, env, None, user, MAX_OUTPUT_BYTES)
         job |= {"live": True, "tty": True, "rows": rows, "cols": columns}
         return Process(self, key or _fresh_key(), job)
+
+    def _job(
+        self,
+        argv: Argv,
+        timeout_s: float | None,
+        cwd: str | None,
+        env: Mapping[str, str] | None,
+        stdin: bytes | str | None,
+        user: str | None,
+        max_output_bytes: int,
+    ) -> dict[str, Any]:
+        """A command as the image's config completes it; an ordinary user's box has one user."""
+        config = self._about["config"]
+        env = {**config.get("env", {}), **(env or {})}
+        if user is None and self._about["privileged"]:
+            user = config.get("user")
+        cwd = cwd or config.get("workdir")
+        return _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
 
     async def port(self, number: int) -> str:
         """Returns the host's address, ``127.0.0.1:n``, that leads to a TCP port of the box.

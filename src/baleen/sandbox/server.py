@@ -127,6 +127,7 @@ class Client:
             "limits": self._registry.groups.description,
             "privileged": self._registry.privileged,
             "spec": box.spec.to_wire(),
+            "config": box.image.config.to_data(),
         }
 
     async def run(self, message: Message) -> Any:

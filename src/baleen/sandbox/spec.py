@@ -52,6 +52,8 @@ class BoxSpec:
 
     backend: str = "container"
     image: str = "host"
+    workspace: str | None = None
+    toolkits: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     cpu: float = 1.0
     memory_mb: int = 512
@@ -85,7 +87,8 @@ class BoxSpec:
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> BoxSpec:
         mounts = tuple(Mount(**mount) for mount in data["mounts"])
-        return cls(**{**data, "mounts": mounts})
+        toolkits = tuple(data.get("toolkits", ()))
+        return cls(**{**data, "mounts": mounts, "toolkits": toolkits})
 
 
 def _positive(name: str, value: float, least: float) -> None:

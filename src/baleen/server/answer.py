@@ -1,0 +1,372 @@
+"""One answer: from the upstream's tokens to events, with everything that can go wrong between.
+
+The stretch of life that it handles:
+
+1. Tokens that an earlier process recorded for the same request are said again, for nothing.
+2. The upstream continues them; each token is written down before it is said.
+3. Reasoning is watched: a spent budget or a loop closes it with a token of ours.
+4. A stream that breaks off is continued from the tokens so far, a few times.
+5. A turn that ends with nothing said is decoded once more, its end masked.
+
+All of these are the same move: ask the upstream to go on from the prompt and the tokens so far.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from baleen.protocol.events import CallStart, ContentDelta, Event
+from baleen.protocol.turn import Turn
+from baleen.server.base import Generation, Piece
+from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
+from baleen.server.loops import LoopDetector
+from baleen.server.prepared import Prepared
+from baleen.server.stalls import RECOVERABLE, StallKind, stall_of
+from baleen.server.stop_strings import StopStrings
+from baleen.server.thinking_budget import ThinkingBudget
+from baleen.server.token_log import Recorded
+
+if TYPE_CHECKING:
+    from baleen.server.gateway import Gateway
+
+_log = logging.getLogger(__name__)
+_TAIL_CHARS = 4_096
+_BACK_OFF_S = (0.05, 0.5, 2.0)
+
+
+class Answer:
+    """Generates one answer; iterate :meth:`events`, then read the rest."""
+
+    def __init__(self, gateway: Gateway, prepared: Prepared, answer_id: str) -> None:
+        self.id, self.prepared = answer_id, prepared
+        self.sampled: list[int] = []
+        self.logprobs: list[float] = []
+        self.top: list[Sequence[tuple[int, float]]] = []
+        self.num_reasoning_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_resumed_tokens = 0
+        self.stall: StallKind | None = None
+        self.recovered = False
+        self.failed = False
+        """The upstream failed for good; what was sampled is worth going on with."""
+        self.closed_by: str | None = None
+        """What closed the reasoning, if not the model: budget or loop."""
+        self.turn = Turn()
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+        self.started_at = asyncio.get_running_loop().time()
+        self._gateway = gateway
+        self._config, self._vocabulary = gateway.config, gateway.vocabulary
+        self._parser = prepared.prompt.parser(
+            repair=gateway.config.repair, tokenizer=gateway.tokenizer
+        )
+        self._stops = StopStrings(prepared.ask.stop) if prepared.ask.stop else None
+        start = prepared.prompt.start
+        self._thinks = prepared.prompt.thinking and start in (None, "reasoning")
+        self._loops = LoopDetector()
+        self._budget = self._make_budget()
+        self._content = ""
+        self._has_calls = False
+        self._finish: str | None = None
+        self._record: Recorded | None = None
+        self._min_tokens = 0
+        self._num_failures = 0
+        self._has_said_cached = False
+
+    def _make_budget(self) -> ThinkingBudget | None:
+        asked, own = self.prepared.ask.thinking_budget, self._config.thinking_budget
+        limits = [limit for limit in (asked, own) if limit is not None]
+        return ThinkingBudget(min(limits)) if limits else None
+
+    # --- what came of it -----------------------------------------------------------------------
+
+    @property
+    def finish_reason(self) -> str:
+        """stop, length, tool_calls or content_filter."""
+        if self.stop_string is not None and not self.turn.tool_calls:
+            return "stop"
+        return self.turn.finish_reason
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the content, if one did."""
+        return self._stops.found if self._stops is not None else None
+
+    @property
+    def content_cut(self) -> str:
+        """The content, up to a stop string."""
+        if self._stops is None:
+            return self.turn.content
+        return self._stops.before(self.turn.content)
+
+    @property
+    def context_remaining(self) -> int:
+        """Tokens that still fit behind this answer."""
+        used = len(self.prepared.ids) + len(self.sampled)
+        return max(0, self.prepared.context_tokens - used)
+
+    # --- the life of an answer -----------------------------------------------------------------
+
+    async def events(self) -> AsyncGenerator[list[Event], None]:
+        """What the model says, in batches as it comes.
+
+        Raises:
+            UpstreamError: the upstream failed for good.
+            UpstreamStallError: it fell silent, twice.
+        """
+        is_whole = False
+        try:
+            self._record = self._gateway.open_record(self)
+            resumed = self._resume()
+            if resumed:
+                yield resumed
+            while self._finish is None:
+                async for batch in self._stretch():
+                    yield batch
+                if self._finish is not None and self._may_recover():
+                    events = self._recover()
+                    if events:
+                        yield events
+            last = self._end()
+            is_whole = True
+            if last:
+                yield last
+        except (UpstreamError, UpstreamStallError):
+            self.failed = True
+            raise
+        finally:
+            self._gateway.close_record(self, self._record, is_whole=is_whole)
+
+    async def _stretch(self) -> AsyncGenerator[list[Event], None]:
+        """Decode until the turn ends, or until it has to be asked for again."""
+        now = asyncio.get_running_loop().time
+        try:
+            async with aclosing(self._gateway.upstream.generate(self._generation())) as pieces:
+                async for piece in pieces:
+                    events, goes_on = self._take(piece, now())
+                    if events:
+                        yield events
+                    if not goes_on:
+                        return
+            raise UpstreamError("the upstream ended its stream without saying why")
+        except UpstreamRefusalError:
+            raise
+        except UpstreamStallError as error:
+            self.stall = StallKind.NO_BYTES
+            self._num_failures += self._config.upstream_retries - 1
+            await self._fail(error)
+        except UpstreamError as error:
+            await self._fail(error)
+
+    async def _fail(self, error: UpstreamError | UpstreamStallError) -> None:
+        """Go on from the tokens so far, or give up."""
+        self._num_failures += 1
+        if self._num_failures > self._config.upstream_retries:
+            raise error
+        self._gateway.telemetry.upstream_retries.add()
+        _log.warning("%s: %s; going on behind token %d", self.id, error, len(self.sampled))
+        await asyncio.sleep(_BACK_OFF_S[min(self._num_failures, len(_BACK_OFF_S)) - 1])
+
+    def _generation(self) -> Generation:
+        prepared = self.prepared
+        min_tokens, self._min_tokens = self._min_tokens, 0
+        constraint = prepared.constraint
+        if constraint is not None and self.sampled:
+            # A grammar can only follow an output from a beginning, and the end of the reasoning is
+            # one; behind it what goes on is free.
+            begins = self.sampled[-1] == self._vocabulary.think_close
+            constraint = replace(constraint, thinking=False) if begins else None
+        return Generation(
+            ids=[*prepared.ids, *self.sampled] if self.sampled else prepared.ids,
+            max_tokens=prepared.max_tokens - len(self.sampled),
+            temperature=prepared.sampling.temperature,
+            top_p=prepared.sampling.top_p,
+            seed=prepared.ask.seed,
+            top_logprobs=prepared.ask.top_logprobs,
+            min_tokens=min_tokens,
+            constraint=constraint,
+            request_id=self.id,
+        )
+
+    # --- tokens --------------------------------------------------------------------------------
+
+    def _take(self, piece: Piece, now: float) -> tuple[list[Event], bool]:
+        """Some more tokens: what they say, and whether the stretch goes on."""
+        if piece.cached_tokens is not None and not self._has_said_cached:
+            self._has_said_cached = True
+            self.num_cached_tokens = min(piece.cached_tokens, len(self.prepared.ids))
+        ids = piece.ids
+        if not ids:
+            return self._finished([], piece.finish)
+        self._time(len(ids), now)
+        if self._thinks:
+            ids, closing = self._watch_reasoning(ids)
+            if closing:
+                self._keep(ids, piece)
+                return self._said([*ids]) + self._inject([self._vocabulary.think_close]), False
+        self._keep(ids, piece)
+        eos = self._vocabulary.eos
+        if eos in ids:
+            ids = ids[: list(ids).index(eos)]
+            return self._finished(self._said(ids), "stop")
+        return self._finished(self._said(ids), piece.finish)
+
+    def _finished(self, events: list[Event], finish: str | None) -> tuple[list[Event], bool]:
+        if self.stop_string is not None:
+            finish = "stop"
+        elif finish is None and len(self.sampled) >= self.prepared.max_tokens:
+            finish = "length"
+        self._finish = finish
+        return events, finish is None
+
+    def _keep(self, ids: Sequence[int], piece: Piece) -> None:
+        """Write tokens down, here and in the log, before anybody hears of them."""
+        self.sampled += ids
+        logprobs = piece.logprobs[: len(ids)]
+        if logprobs:
+            self.logprobs += logprobs
+            self.top += piece.top[: len(ids)]
+        if self._record is not None:
+            self._gateway.write_tokens(self._record, ids, logprobs)
+
+    def _time(self, count: int, now: float) -> None:
+        telemetry = self._gateway.telemetry
+        if self.last_token_at is None:
+            self.first_token_at = now
+            telemetry.first_token_s.observe(now - self.started_at)
+        else:
+            telemetry.inter_token_s.observe((now - self.last_token_at) / count, count)
+        self.last_token_at = now
+
+    def _watch_reasoning(self, ids: Sequence[int]) -> tuple[Sequence[int], bool]:
+        """Count reasoning; returns the ids up to where it has to be closed from outside."""
+        closer = self._vocabulary.think_close
+        for place, number in enumerate(ids, 1):
+            if number == closer or number == self._vocabulary.dsml:
+                self._thinks = False
+                return ids, False
+            if number == self._vocabulary.eos:
+                return ids, False
+            self.num_reasoning_tokens += 1
+            if self._loops.feed(number) and self.stall is None:
+                self.stall = StallKind.REASONING_LOOP
+                if self._config.loop_closes:
+                    self.closed_by = "loop"
+            budget = self._budget
+            if budget is not None and budget.is_spent(
+                self.num_reasoning_tokens, self._vocabulary.bytes_of(number)
+            ):
+                self.closed_by = "budget"
+            if self.closed_by is not None:
+                self._gateway.telemetry.budget_closes.add(1, self.closed_by)
+                return ids[:place], True
+        return ids, False
+
+    def _inject(self, ids: list[int]) -> list[Event]:
+        """Tokens of ours, which count as sampled."""
+        self._thinks = False
+        self._keep(ids, Piece(ids, logprobs=[0.0] * len(ids) if self.logprobs else ()))
+        return self._said(ids)
+
+    def _said(self, ids: Sequence[int]) -> list[Event]:
+        events = self._parser.feed(ids)
+        if not events:
+            return events
+        if self._stops is not None:
+            events = self._stops.cut(events)
+        for event in events:
+            if type(event) is ContentDelta:
+                self._content = (self._content + event.text)[-_TAIL_CHARS:]
+            elif type(event) is CallStart:
+                self._has_calls = True
+        return events
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def _stall_now(self) -> StallKind | None:
+        if self._finish != "stop" or self.stop_string is not None:
+            return None
+        ask = self.prepared.ask
+        last = ask.messages[-1] if ask.messages else None
+        return stall_of(
+            content=self._content,
+            has_calls=self._has_calls,
+            has_reasoning=self.num_reasoning_tokens > 0,
+            shows_tools=ask.shows_tools,
+            follows_result=isinstance(last, dict) and last.get("role") == "tool",
+        )
+
+    def _may_recover(self) -> bool:
+        kind = self._stall_now()
+        if kind is None:
+            return False
+        self.stall = kind
+        left = self.prepared.max_tokens - len(self.sampled)
+        return self._config.recovers and not self.recovered and kind in RECOVERABLE and left > 1
+
+    def _recover(self) -> list[Event]:
+        """Go back to before the end of the turn, and make it go on."""
+        assert self.stall is not None, "only a stalled turn is recovered"
+        self.recovered, self._finish = True, None
+        self._gateway.telemetry.recoveries.add(1, self.stall)
+        eos = self._vocabulary.eos
+        while self.sampled and self.sampled[-1] == eos:
+            self.sampled.pop()
+            if len(self.logprobs) > len(self.sampled):
+                self.logprobs.pop()
+                self.top = self.top[: len(self.logprobs)]
+        if self._record is not None:
+            self._gateway.cut_tokens(self._record, len(self.sampled))
+        if self.stall is StallKind.ANNOUNCED_NO_ACTION:
+            return self._inject(self._vocabulary.call_opener)
+        self._min_tokens = 1
+        return self._inject([self._vocabulary.think_close]) if self._thinks else []
+
+    def _end(self) -> list[Event]:
+        """The turn is over: read what was held back, label it."""
+        finish = self._finish or "stop"
+        eos = self._vocabulary.eos
+        if finish == "stop" and self.stop_string is None and eos not in self.sampled[-1:]:
+            self._keep([eos], Piece([eos], logprobs=[0.0] if self.logprobs else ()))
+        self.turn = self._parser.finish(finish)
+        if self.stop_string is not None:
+            self.turn.tool_calls = []
+        events = list(self._parser.last_events)
+        if self._stops is not None:
+            events = [*self._stops.cut(events), *self._stops.rest()]
+        after = self._stall_now()
+        if not self.recovered or after is not None:
+            self.stall = after or self.stall
+        self._gateway.finished(self)
+        return events
+
+    # --- the log -------------------------------------------------------------------------------
+
+    def _resume(self) -> list[Event]:
+        """Say again what is recorded of this very answer."""
+        record = self._record
+        if record is None or not record.ids:
+            return []
+        ids = record.ids.copy()
+        self.num_resumed_tokens = len(ids)
+        self.sampled, self.logprobs = ids, record.logprobs.copy()
+        self.top = [()] * len(self.logprobs)
+        eos = self._vocabulary.eos
+        if self._thinks:
+            closers = (self._vocabulary.think_close, self._vocabulary.dsml, eos)
+            end = next((place for place, number in enumerate(ids) if number in closers), None)
+            self.num_reasoning_tokens = len(ids) if end is None else end
+            self._thinks = end is None
+        events = self._said(ids[:-1] if ids[-1] == eos else ids)
+        if record.end is not None:
+            self._finish = str(record.end["finish"])
+        elif ids[-1] == eos:
+            self._finish = "stop"
+        elif len(ids) >= self.prepared.max_tokens:
+            self._finish = "length"
+        return events

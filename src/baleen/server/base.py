@@ -1,0 +1,103 @@
+"""The contract between the gateway and whatever computes tokens.
+
+An upstream is given token ids and returns token ids. It knows nothing of messages, tools or
+dialects, so one small interface covers a model in this process, vLLM, SGLang, llama-server and a
+script. Closing the stream cancels the generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an upstream is asked for."""
+
+    ids: Sequence[int]
+    """The whole prompt, what has been sampled of this answer included."""
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    top_logprobs: int | None = None
+    """None: no log-probabilities; 0: those of the sampled tokens; above: of as many others too."""
+    min_tokens: int = 0
+    """End-of-sentence may not come before as many tokens."""
+    constraint: Constraint | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the output has to look like; upstreams use the form that they can."""
+
+    tools: Sequence[Any] = ()
+    """Definitions in Chat Completions form: calls must be to these and fit their schemas."""
+    choice: Any = "auto"
+    """The Chat Completions ``tool_choice``; a forced one follows the reasoning at once."""
+    parallel: bool = True
+    """False: one call and no more."""
+    json_schema: Any = None
+    """A JSON schema for what follows the reasoning."""
+    thinking: bool = False
+    """The output begins within reasoning, which is free."""
+    in_block: bool = False
+    """The prompt has opened a block of calls."""
+
+
+class Piece(NamedTuple):
+    """Some more tokens, as they came."""
+
+    ids: Sequence[int]
+    logprobs: Sequence[float] = ()
+    """One per id if asked for."""
+    finish: str | None = None
+    """``stop`` or ``length`` with the last piece."""
+    cached_tokens: int | None = None
+    """How many prompt tokens the upstream did not have to compute; None while it has not said."""
+    top: Sequence[Sequence[tuple[int, float]]] = ()
+    """Per id the likeliest alternatives with their log-probabilities, if asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an upstream can do beyond generating."""
+
+    name: str
+    """Kind and version, for people."""
+    context_tokens: int
+    calls_grammar: bool = False
+    """It can hold calls to their schemas."""
+    json_grammar: bool = False
+    """It can hold an answer to a JSON schema."""
+    logprobs: bool = True
+    reports_cache: bool = True
+
+
+class Upstream(Protocol):
+    """Something that continues token ids."""
+
+    async def capabilities(self) -> Capabilities:
+        """What it can do.
+
+        Raises:
+            UpstreamError: it cannot be reached.
+        """
+        ...
+
+    def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+        """Continue the ids; the last piece has ``finish``, end-of-sentence is among the ids.
+
+        Closing the generator cancels within one step.
+
+        Raises:
+            UpstreamError: it cannot be reached, refuses, or breaks off.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections, threads and memory."""
+        ...

@@ -1,0 +1,160 @@
+"""What all doors share: a request in, an answer out, errors in the door's own form."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from json import dumps
+from typing import Any, Protocol
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from baleen.errors import BaleenError, ProtocolError
+from baleen.protocol.events import Event
+from baleen.server.answer import Answer
+from baleen.server.ask import Ask
+from baleen.server.errors import ServerError
+from baleen.server.gateway import Gateway
+from baleen.server.prepared import Prepared
+from baleen.server.sse import EventStream, KeepAlive
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One HTTP request, read."""
+
+    request: BaseRequest
+    body: dict[str, Any]
+    scope: str
+
+
+class Writer(Protocol):
+    """Turns the events of one answer into a dialect."""
+
+    def begin(self) -> str:
+        """What is sent before the first event."""
+        ...
+
+    def feed(self, events: list[Event]) -> str:
+        """What some events become."""
+        ...
+
+    def finish(self) -> str:
+        """What is sent when the answer has ended."""
+        ...
+
+    def whole(self) -> dict[str, Any]:
+        """The answer as one object, for a client that does not stream."""
+        ...
+
+    def failed(self, status: int, error: dict[str, Any]) -> str:
+        """What is sent when the answer breaks off."""
+        ...
+
+
+class Door(Protocol):
+    """One dialect at one path."""
+
+    async def handle(self, call: Call) -> web.StreamResponse:
+        """Answer a request."""
+        ...
+
+    def error_body(self, status: int, error: dict[str, Any]) -> dict[str, Any]:
+        """An error in the dialect's form."""
+        ...
+
+
+class AnswerDoor:
+    """Base of the doors that generate: streams an answer, or waits for all of it."""
+
+    silence = b": keep-alive\n\n"
+
+    def __init__(self, gateway: Gateway, keep_alive: KeepAlive) -> None:
+        self.gateway = gateway
+        self._keep_alive = keep_alive
+
+    def error_body(self, status: int, error: dict[str, Any]) -> dict[str, Any]:
+        """An error as Chat Completions has it."""
+        return {"error": error}
+
+    async def respond(
+        self, call: Call, prepared: Prepared, answer: Answer, writer: Writer
+    ) -> web.StreamResponse:
+        """Generate an answer for a client."""
+        headers = {**prepared.headers, "x-request-id": answer.id}
+        if prepared.ask.stream:
+            return await self._stream(call, answer, writer, headers)
+        async with aclosing(answer.events()) as batches:
+            async for batch in batches:
+                writer.feed(batch)
+        return web.Response(
+            text=dumps(writer.whole(), ensure_ascii=False),
+            content_type="application/json",
+            headers=headers,
+        )
+
+    async def _stream(
+        self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        """Stream; headers go out with the first words, so that early errors keep their status."""
+        stream = EventStream(headers, self._keep_alive, self.silence)
+        response: web.StreamResponse | None = None
+        try:
+            async with aclosing(answer.events()) as batches:
+                response = await stream.open(call.request)
+                await stream.write(writer.begin())
+                async for batch in batches:
+                    if text := writer.feed(batch):
+                        await stream.write(text)
+            await stream.write(writer.finish())
+            await stream.close()
+        except (asyncio.CancelledError, ConnectionError):
+            stream.discard()
+            self.gateway.telemetry.disconnects.add()
+            raise
+        except BaleenError as error:
+            if response is None:
+                raise
+            status, described = describe(error)
+            _log.warning("%s broke off: %s", answer.id, error)
+            await stream.write(writer.failed(status, described))
+            await stream.close()
+        return response
+
+    def scoped(self, ask: Ask, call: Call) -> Ask:
+        """An ask with what its HTTP request says beside the body."""
+        headers = call.request.headers
+        ask.scope = call.scope
+        ask.key = headers.get("idempotency-key", "")
+        ask.place = {
+            name: value
+            for name in ("episode", "turn")
+            if (value := headers.get(f"x-baleen-{name}")) is not None
+        }
+        return ask
+
+
+def describe(error: BaleenError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and error object of an error."""
+    if isinstance(error, ServerError):
+        status, kind = error.status, error.kind
+        code = kind if status == 400 else error.code
+        return status, _object(error, kind, code)
+    if isinstance(error, ProtocolError):
+        described = _object(error, "invalid_request_error", "invalid_request_error")
+        index, field = getattr(error, "index", None), getattr(error, "field", None)
+        if index is not None or field is not None:
+            described["baleen"] = {"message": index, "field": field, "remedy": error.remedy}
+        return 400, described
+    return 500, _object(error, "server_error", error.code)
+
+
+def _object(error: BaleenError, kind: str, code: str) -> dict[str, Any]:
+    text = error.message if isinstance(error, ProtocolError) or not error.remedy else str(error)
+    return {"message": text, "type": kind, "param": None, "code": code}

@@ -1,0 +1,127 @@
+"""Counters, gauges and histograms, written in Prometheus' text format.
+
+Updating one is an addition in a dict; nothing is formatted before it is asked for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Labels = tuple[str, ...]
+
+
+class Counter:
+    """A number per combination of label values that only grows."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, help_text: str, labels: Labels = ()) -> None:
+        self.name, self.help, self.labels = name, help_text, labels
+        self.values: dict[Labels, float] = {} if labels else {(): 0.0}
+
+    def add(self, amount: float = 1.0, *values: str) -> None:
+        """Add to the number with these label values."""
+        self.values[values] = self.values.get(values, 0.0) + amount
+
+    def lines(self, common: str) -> Iterator[str]:
+        """The samples in text format."""
+        for values, number in sorted(self.values.items()):
+            yield f"{self.name}{_braces(common, self.labels, values)} {_number(number)}"
+
+
+class Gauge:
+    """A number that is read when it is asked for."""
+
+    kind = "gauge"
+
+    def __init__(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        self.name, self.help, self.read = name, help_text, read
+
+    def lines(self, common: str) -> Iterator[str]:
+        """The sample in text format."""
+        yield f"{self.name}{_braces(common, (), ())} {_number(self.read())}"
+
+
+class Histogram:
+    """How often a value fell below each bound."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float]) -> None:
+        self.name, self.help, self.bounds = name, help_text, tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value, or the same value several times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    def quantile(self, share: float) -> float:
+        """The bound below which this share of the values lies; 0 without values."""
+        wanted, seen = share * sum(self.counts), 0
+        for bound, count in zip((*self.bounds, self.bounds[-1]), self.counts, strict=True):
+            seen += count
+            if count and seen >= wanted:
+                return bound
+        return 0.0
+
+    def lines(self, common: str) -> Iterator[str]:
+        """The samples in text format."""
+        seen = 0
+        for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
+            seen += count
+            yield f"{self.name}_bucket{_braces(common, ('le',), (bound,))} {seen}"
+        yield f"{self.name}_sum{_braces(common, (), ())} {_number(self.total)}"
+        yield f"{self.name}_count{_braces(common, (), ())} {seen}"
+
+
+Metric = Counter | Gauge | Histogram
+
+
+class Registry:
+    """All metrics of one gateway; ``common`` labels stand on every sample."""
+
+    def __init__(self, common: Mapping[str, str]) -> None:
+        self._common = ",".join(f'{key}="{_escaped(value)}"' for key, value in common.items())
+        self._metrics: list[Metric] = []
+
+    def counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        """A new counter."""
+        self._metrics.append(made := Counter(name, help_text, labels))
+        return made
+
+    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """A new gauge."""
+        self._metrics.append(Gauge(name, help_text, read))
+
+    def histogram(self, name: str, help_text: str, bounds: Sequence[float]) -> Histogram:
+        """A new histogram."""
+        self._metrics.append(made := Histogram(name, help_text, bounds))
+        return made
+
+    def text(self) -> str:
+        """Everything, in text format."""
+        lines: list[str] = []
+        for metric in self._metrics:
+            lines += (
+                f"# HELP {metric.name} {metric.help}",
+                f"# TYPE {metric.name} {metric.kind}",
+                *metric.lines(self._common),
+            )
+        return "\n".join(lines) + "\n"
+
+
+def _braces(common: str, labels: Labels, values: Labels) -> str:
+    own = [f'{key}="{_escaped(value)}"' for key, value in zip(labels, values, strict=True)]
+    joined = ",".join(filter(None, [common, *own]))
+    return f"{{{joined}}}" if joined else ""
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
