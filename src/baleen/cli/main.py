@@ -36,6 +36,10 @@ VERBS = {
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
     "image": Verb("baleen.cli.image", "image", "Make, fetch and remove images of sandboxes."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
+    "cost": Verb("baleen.cli.cost", "cost", "Say what cache and tokens of a model cost."),
+    "convert": Verb(
+        "baleen.cli.convert", "convert", "Rewrite a model folder in another number format."
+    ),
     "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "doctor": Verb("baleen.cli.doctor", "doctor", "Check what this machine can do."),
 }

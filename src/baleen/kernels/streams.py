@@ -45,11 +45,21 @@ class Site(NamedTuple):
     hc_eps: float
     norm_eps: float
 
+    def widened(self) -> Site:
+        """The same in at least fp32, for models that were cast as a whole."""
+        return self._replace(
+            function=widen(self.function),
+            base=widen(self.base),
+            scale=widen(self.scale),
+            norm_d=widen(self.norm_d),
+        )
+
 
 def mix(x_BTNd: Tensor, site: Site) -> Mixing:
     """Collapses the streams into a sublayer's normalised input, and says how to go on."""
     n, width = x_BTNd.shape[-2:]
-    x, norm = widen(x_BTNd), widen(site.norm_d)
+    site = site.widened()
+    x, norm = widen(x_BTNd), site.norm_d
     library = serves(x, site.function, site.base, site.scale, norm, width=width)
     if library is not None and n <= MOST_STREAMS:
         return _mix_native(library, x, norm, site, x_BTNd.dtype)
@@ -82,7 +92,7 @@ def sinkhorn(logits_NNL: Tensor, iterations: int, eps: float) -> Tensor:
 def scaled_projection(x_BTNd: Tensor, function: Tensor, eps: float) -> Tensor:
     """RMS-normalised flattened streams times function^T; the norm is applied after the product."""
     flat = widen(x_BTNd.flatten(-2))
-    return (flat @ function.T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
+    return (flat @ widen(function).T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
 
 
 def collapse(x_BTNd: Tensor, pre_BTN: Tensor) -> Tensor:

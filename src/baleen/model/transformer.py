@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,16 @@ from baleen.errors import UsageError
 from baleen.kernels.streams import expand
 from baleen.model.attention import Attention
 from baleen.model.config import LayerKind, ModelConfig
+from baleen.model.decoder import Decoder
 from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
 from baleen.model.trace import Trace
 
-PREFILL_CHUNK = 512
+if TYPE_CHECKING:
+    from baleen.model.checkpoint import Provenance
+
+PREFILL_CHUNK = 1024
 """Without gradients, longer calls go through the layers in pieces of so many tokens, so that memory
 grows with the piece and not with the square of the call. The result is the same."""
 
@@ -78,31 +83,51 @@ class Transformer(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.provenance: Provenance | None = None
+        """Of a loaded model, what its folder said besides the values."""
         self.mtp = nn.ModuleList()
         """The block that drafts the token after next, if the model has one; see `mtp.py`."""
         if config.num_nextn_predict_layers:
             from baleen.model.mtp import MTPBlock  # it is a `Block`, so it imports this file
 
             self.mtp.append(MTPBlock(config))
+        self._decoder = Decoder(self)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"
+        cls,
+        source: str | Path,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        weights: str = "decoded",
+        revision: str | None = None,
     ) -> Transformer:
-        """Loads a model folder; `dtype` None keeps each tensor as stored.
+        """Loads a model folder, or a Hub id `owner/name`, which is fetched first.
+
+        `dtype` is what is computed in, None is fp32; what V4 keeps in fp32 stays so. `weights`:
+        "decoded" for plain tensors, "packed" to keep codes in memory, "mapped" to read from the
+        files what each token needs; see `formats.packed.Residence`.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected, of the wrong shape, or cannot be read.
+            CheckpointError: a tensor is missing, unexpected, of the wrong shape or dtype, or cannot
+                be read; or the model cannot be fetched.
         """
         from baleen.model.checkpoint import load_checkpoint
+        from baleen.model.formats.hub import resolve
 
-        return load_checkpoint(Path(source), dtype).to(device)
+        return load_checkpoint(resolve(source, revision), dtype, weights).to(device)
 
-    def save_pretrained(self, folder: str | Path, format: str = "bf16") -> None:
-        """Writes `config.json` and safetensors under the released tensor names."""
+    def save_pretrained(
+        self, folder: str | Path, format: str = "bf16", max_shard_bytes: int = 4 << 30
+    ) -> None:
+        """Writes `config.json` and safetensors under the released tensor names.
+
+        `format` is "fp32", "bf16", "fp8" (dense matrices and experts) or "fp4" (experts; dense
+        matrices in fp8). Weights that are as they were read are written as they were.
+        """
         from baleen.model.checkpoint import save_checkpoint
 
-        save_checkpoint(self, Path(folder), format)
+        save_checkpoint(self, Path(folder), format, max_shard_bytes)
 
     def new_state(
         self, batch_size: int = 1, kv_dtype: str = "fp32", max_len: int | None = None
@@ -199,6 +224,10 @@ class Transformer(nn.Module):
     def _chunk(
         self, ids_BT: Tensor, state: State, counts_B: Tensor | None, trace: Trace | None
     ) -> Tensor:
+        if trace is None and counts_B is None and ids_BT.numel() == 1:
+            stepped = self._decoder.step(ids_BT, state)
+            if stepped is not None:
+                return stepped
         span = Span.of(state.lengths_B, ids_BT.shape[1], counts_B)
         embedded = self.embed(ids_BT).unsqueeze(2)
         x_BTNd: Tensor = embedded.expand(-1, -1, self.config.hc_mult, -1)

@@ -121,8 +121,7 @@ class Sandbox:
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
         )
         check_offered(spec, network)
-        box_id = f"b{uuid.uuid4().hex[:16]}"
-        return await cls._open("create", box_id, spec=spec.to_wire())
+        return await cls._open("create", request=f"r{uuid.uuid4().hex}", spec=spec.to_wire())
 
     @classmethod
     async def attach(cls, box_id: str) -> Sandbox:
@@ -131,17 +130,17 @@ class Sandbox:
         Raises:
             BoxGoneError: it has ended; ``cause`` says why.
         """
-        return await cls._open("attach", box_id)
+        return await cls._open("attach", box=box_id)
 
     @classmethod
-    async def _open(cls, do: str, box_id: str, **arguments: Any) -> Sandbox:
+    async def _open(cls, do: str, **arguments: Any) -> Sandbox:
         client = _Shared.acquire()
         try:
-            about = await client.ask(do, box=box_id, **arguments)
+            about = await client.ask(do, **arguments)
         except BaseException:
             await _Shared.release(client)
             raise
-        client.hold(box_id)
+        client.hold(about["box"])
         return cls(client, about)
 
     @staticmethod
@@ -320,7 +319,12 @@ class Sandbox:
         return await self._ask("file", op=op, path=path, arguments=arguments)
 
     async def close(self) -> None:
-        """Ends the box; returns when nothing of it is left on the host. Again: does nothing."""
+        """Ends the box. Again: does nothing.
+
+        When it returns, the log is closed and the box's processes have been killed; the host frees
+        what they held in the next milliseconds. With a writable mount it returns when the last
+        process is gone.
+        """
         if self._client is None:
             return
         try:

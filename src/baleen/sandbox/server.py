@@ -16,9 +16,9 @@ from .box import Box, gone
 from .errors import Cause, to_wire
 from .frames import Link, Message
 from .registry import Registry
-from .spec import BoxSpec
+from .spec import BoxSpec, RunResult
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the messages between SDK and edge; both say theirs in the first message."""
 
 _log = logging.getLogger("baleen.sandbox.edge")
@@ -61,6 +61,9 @@ class Client:
         self.link = Link(self._receive, self._lost)
 
     def _receive(self, message: Message) -> None:
+        if message.get("do") == "run":
+            self._run(message)
+            return
         task = asyncio.create_task(self._answer(message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -78,16 +81,26 @@ class Client:
             if handler is None:
                 raise UsageError(f"unknown request {message.get('do')!r}")
             answer = {"id": request, "ok": await handler(self, message)}
-        except (SandboxError, UsageError) as error:
-            answer = {"id": request, "error": to_wire(error)}
         except Exception as error:
-            _log.exception("request %r failed", message.get("do"))
-            text = f"the edge failed: {type(error).__name__}: {error}"
-            answer = {
-                "id": request,
-                "error": to_wire(SandboxError(text, remedy="its log is edge.log")),
-            }
+            answer = {"id": request, "error": to_wire(_known(error, message))}
         self.link.send(answer)
+
+    def _run(self, message: Message) -> None:
+        """The one request that has no task of its own: it is the most frequent by far."""
+        request = message["id"]
+
+        def done(outcome: RunResult | SandboxError) -> None:
+            if isinstance(outcome, RunResult):
+                self.link.send({"id": request, "ok": outcome.to_wire()})
+            else:
+                self.link.send({"id": request, "error": to_wire(outcome)})
+
+        try:
+            box = self._registry.find(message["box"])
+            on_output = self._relay(request) if message.get("live") else None
+            box.run(message["key"], message["job"], done, on_output)
+        except Exception as error:
+            self.link.send({"id": request, "error": to_wire(_known(error, message))})
 
     def _hold(self, box: Box) -> None:
         if box.id not in self._held:
@@ -109,7 +122,7 @@ class Client:
         }
 
     async def create(self, message: Message) -> Any:
-        box = await self._registry.create(message["box"], BoxSpec.from_wire(message["spec"]))
+        box = await self._registry.create(message["request"], BoxSpec.from_wire(message["spec"]))
         self._hold(box)
         return self._about(box)
 
@@ -129,13 +142,6 @@ class Client:
             "spec": box.spec.to_wire(),
             "config": box.image.config.to_data(),
         }
-
-    async def run(self, message: Message) -> Any:
-        box = self._registry.find(message["box"])
-        live = message.get("live", False)
-        on_output = self._relay(message["id"]) if live else None
-        result = await box.run(message["key"], message["job"], on_output)
-        return result.to_wire()
 
     def _relay(self, request: int) -> Callable[[int, bytes], None]:
         return lambda stream, data: self.link.send({"id": request, "stream": stream, "data": data})
@@ -165,7 +171,10 @@ class Client:
         return await self._registry.commit(message["box"], message["name"])
 
     async def close(self, message: Message) -> Any:
-        await self._registry.destroy(message["box"], Cause(message.get("cause", Cause.STOPPED)))
+        box = self._registry.find(message["box"])
+        removal = self._registry.destroy(box, Cause(message.get("cause", Cause.STOPPED)))
+        if removal is not None and (message.get("wait") or box.writes_to_host):
+            await removal
 
     async def list(self, message: Message) -> Any:
         return [
@@ -186,12 +195,13 @@ class Client:
         """Ends every box of a job, or every box that nobody holds."""
         job = message.get("job")
         chosen = [
-            b.id
+            b
             for b in self._registry.boxes
             if (b.spec.job == job if job is not None else not b.clients)
         ]
-        await asyncio.gather(*(self._registry.destroy(box_id, Cause.EVICTED) for box_id in chosen))
-        return chosen
+        removals = [self._registry.destroy(box, Cause.EVICTED) for box in chosen]
+        await asyncio.gather(*filter(None, removals))
+        return [box.id for box in chosen]
 
     async def stop(self, message: Message) -> Any:
         """Ends the edge if it holds no live box."""
@@ -202,6 +212,15 @@ class Client:
         self._server.stop()
 
 
+def _known(error: Exception, message: Message) -> SandboxError | UsageError:
+    """The error that a client gets: its own kind, or that the edge failed."""
+    if isinstance(error, (SandboxError, UsageError)):
+        return error
+    _log.error("request %r failed", message.get("do"), exc_info=error)
+    text = f"the edge failed: {type(error).__name__}: {error}"
+    return SandboxError(text, remedy="its log is edge.log")
+
+
 _Handler = Callable[[Client, Message], Awaitable[Any]]
 _HANDLERS: dict[str, _Handler] = {
     name: getattr(Client, name)
@@ -209,7 +228,6 @@ _HANDLERS: dict[str, _Handler] = {
         "hello",
         "create",
         "attach",
-        "run",
         "stdin",
         "signal",
         "resize",

@@ -27,6 +27,9 @@ const MAX_BACKLOG: usize = 1 << 20;
 /// The helper's place among the operations; log records count up from zero.
 const HELPER: i64 = -2;
 
+/// How long a new box waits for the edge that ordered it.
+const UNCLAIMED_TTL: Duration = Duration::from_secs(30);
+
 struct Agent {
     listener: OwnedFd,
     children: OwnedFd,
@@ -40,11 +43,13 @@ struct Agent {
     leftovers: Vec<OwnedFd>,
     orphan_ttl: Duration,
     alone_since: Instant,
+    /// Whether somebody owns the box. Until then it ends with its first connection.
+    is_claimed: bool,
     /// Supervisors that somebody killed, until nothing of theirs is left.
     lost_supervisors: Vec<i32>,
 }
 
-pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: i64) -> ! {
+pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>) -> ! {
     unsafe { signal(SIGPIPE, SIG_IGN) };
     set_nonblocking(listener.as_raw_fd());
     let Ok(children) = child_events() else { std::process::exit(1) };
@@ -57,8 +62,9 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: 
         helper: None,
         ops: BTreeMap::new(),
         leftovers: Vec::new(),
-        orphan_ttl: Duration::from_secs(orphan_ttl_s.max(1) as u64),
+        orphan_ttl: UNCLAIMED_TTL,
         alone_since: Instant::now(),
+        is_claimed: false,
         lost_supervisors: Vec::new(),
     };
     while agent.turn().is_ok() {}
@@ -121,6 +127,7 @@ impl Agent {
         };
         if fd >= 0 {
             self.drop_conn();
+            let _ = set_prctl(PR_SET_PDEATHSIG, 0, "death signal"); // the launcher may go now
             self.conn = Some(Conn::new(unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
@@ -134,6 +141,9 @@ impl Agent {
     }
 
     fn drop_conn(&mut self) {
+        if self.conn.is_some() && !self.is_claimed {
+            std::process::exit(0);
+        }
         self.ops.values_mut().for_each(Op::detach);
         self.ops.retain(|_, op| !op.is_connection());
         self.conn = None;
@@ -150,6 +160,10 @@ impl Agent {
                 if let Some(op) = self.ops.get(&id) {
                     op.resize(frame);
                 }
+            }
+            "claim" => {
+                self.is_claimed = true;
+                self.orphan_ttl = Duration::from_secs(frame.get("orphan_ttl_s").int().unwrap_or(0).max(1) as u64);
             }
             "helper" => self.start_helper(frame),
             "attach" => self.attach(id),
