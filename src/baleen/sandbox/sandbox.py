@@ -20,6 +20,7 @@ from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
 from .errors import BoxGoneError
 from .files import Files
+from .images.base import Config
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
@@ -176,6 +177,11 @@ class Sandbox:
         async with _edge() as client:
             resumed: Sequence[str] = await client.ask("resume_job", job=job)
         return resumed
+
+    @property
+    def config(self) -> Config:
+        """What the image says of how commands run: variables, user, folder, entry point."""
+        return Config.from_data(self._about["config"])
 
     @property
     def trajectory(self) -> Path:
