@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baleen.kernels import Blocks, attend
+from baleen.kernels import Backend, Blocks, attend, using
 from baleen.kernels.attend import QUERY_TILE
 
-WINDOW, HEADS, WIDTH = 8, 3, 16
+WINDOW, HEADS, WIDTH = 8, 5, 24
+BACKENDS = [Backend.TORCH, Backend.NATIVE]
 
 
 def naive(
@@ -80,35 +81,59 @@ class Case:
             )
         return torch.stack(rows)
 
-    def actual(self, picks: Tensor | None) -> Tensor:
-        rings = torch.stack([ring_of(past) for past in self.past]).float()
-        blocks = Blocks(self.blocks.float(), self.limits, picks)
-        with torch.no_grad():
+    def actual(self, picks: Tensor | None, backend: Backend, dtype: torch.dtype) -> Tensor:
+        rings = torch.stack([ring_of(past) for past in self.past]).to(dtype)
+        blocks = Blocks(self.blocks.to(dtype), self.limits, picks)
+        with using(backend):
             return attend(
-                self.q.float(), self.sinks.float(), rings, self.kv.float(), self.starts, blocks
+                self.q.float(), self.sinks.float(), rings, self.kv.to(dtype), self.starts, blocks
             ).out_BTHc
 
+    def rounded(self, dtype: torch.dtype) -> Case:
+        """Everything that a cache of this type rounds, rounded."""
+        self.past = [[latent.to(dtype).double() for latent in past] for past in self.past]
+        self.kv, self.blocks = self.kv.to(dtype).double(), self.blocks.to(dtype).double()
+        return self
 
-@settings(max_examples=30, deadline=None)
+
+@settings(max_examples=60, deadline=None)
 @given(
     starts=st.lists(st.integers(0, 3 * WINDOW), min_size=1, max_size=3),
     tokens=st.sampled_from([1, 2, 7, 33]),
     num_blocks=st.integers(0, 20),
     count=st.sampled_from([None, 1, 5, 64]),
+    backend=st.sampled_from(BACKENDS),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_equals_the_formula(
-    starts: list[int], tokens: int, num_blocks: int, count: int | None
+    starts: list[int],
+    tokens: int,
+    num_blocks: int,
+    count: int | None,
+    backend: Backend,
+    dtype: torch.dtype,
 ) -> None:
-    case = Case(starts, tokens, num_blocks)
+    case = Case(starts, tokens, num_blocks).rounded(dtype)
     picks = None if count is None else case.picks(count)
-    assert (case.actual(picks) - case.expected(picks)).abs().max() < 1e-5
+    assert (case.actual(picks, backend, dtype) - case.expected(picks)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("count", [None, 6])
-def test_queries_beyond_one_tile_equal_the_formula(count: int | None) -> None:
+def test_queries_beyond_one_tile_equal_the_formula(count: int | None, backend: Backend) -> None:
     case = Case([3], 2 * QUERY_TILE + 5, 12)
     picks = None if count is None else case.picks(count)
-    assert (case.actual(picks) - case.expected(picks)).abs().max() < 1e-5
+    actual = case.actual(picks, backend, torch.float32)
+    assert (actual - case.expected(picks)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_query_that_is_no_number_gives_none(backend: Backend) -> None:
+    case = Case([9], 2, 4)
+    case.q[0, 1, 0, 3] = torch.nan
+    out = case.actual(None, backend, torch.float32)
+    assert out[0, 1, 0].isnan().all()
+    assert not out[0, 0].isnan().any()
 
 
 @pytest.mark.parametrize("count", [None, 2])

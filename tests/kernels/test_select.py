@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baleen.kernels import select, select_blocks
+from baleen.kernels import Backend, select, select_blocks, using
 from baleen.kernels.select import best_blocks
+
+BACKENDS = [Backend.TORCH, Backend.NATIVE]
 
 
 def naive(scores: torch.Tensor, limit: int, topk: int) -> list[int]:
@@ -31,11 +33,20 @@ def test_ties_go_to_the_lowest_block(values: list[float], limit: int, topk: int)
 
 
 @settings(max_examples=20, deadline=None)
-@given(tokens=st.integers(1, 40), num_blocks=st.integers(1, 90), seed=st.integers(0, 99))
-@torch.no_grad()
+@given(
+    tokens=st.integers(1, 40),
+    num_blocks=st.integers(1, 90),
+    seed=st.integers(0, 99),
+    backend=st.sampled_from(BACKENDS),
+)
 def test_tiles_rows_and_hidden_blocks_do_not_change_a_choice(
-    tokens: int, num_blocks: int, seed: int
+    tokens: int, num_blocks: int, seed: int, backend: Backend
 ) -> None:
+    with using(backend):
+        check_single_choices(tokens, num_blocks, seed)
+
+
+def check_single_choices(tokens: int, num_blocks: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     # one head of small integers: most scores tie, many at exactly 0
     q = torch.randint(-1, 2, (2, tokens, 1, 16), generator=generator).float()
@@ -57,16 +68,34 @@ def test_tiles_rows_and_hidden_blocks_do_not_change_a_choice(
             assert [i for i in alone[0, 0].tolist() if i >= 0] == kept
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("heads", [1, 4, 7])
+@pytest.mark.parametrize("tokens", [1, 30])
+def test_the_compiled_choice_equals_the_formula_over_many_blocks(
+    kind: torch.dtype, heads: int, tokens: int
+) -> None:
+    generator = torch.Generator().manual_seed(heads)
+    # small integers, so that both forms sum exactly; ties are everywhere
+    q = torch.randint(-2, 3, (1, tokens, heads, 16), generator=generator).float()
+    keys = torch.randint(-2, 3, (1, 3000, 16), generator=generator).to(kind)
+    weights = torch.randint(-2, 3, (1, tokens, heads), generator=generator).float()
+    limits = torch.randint(1, 3001, (1, tokens), generator=generator)
+    with using(Backend.TORCH):
+        expected = select_blocks(q, weights, keys, limits, 40)
+    assert torch.equal(select_blocks(q, weights, keys, limits, 40), expected)
+
+
 def test_many_queries_are_scored_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     q, keys = torch.randn(1, 50, 2, 16), torch.randn(1, 30, 16)
     weights, limits = torch.randn(1, 50, 2), torch.full((1, 50), 30)
     whole = select_blocks(q, weights, keys, limits, 5)
     monkeypatch.setattr(select, "TILE_ELEMENTS", 7 * 2 * 30)
-    assert torch.equal(select_blocks(q, weights, keys, limits, 5), whole)
+    with using(Backend.TORCH):
+        assert torch.equal(select_blocks(q, weights, keys, limits, 5), whole)
 
 
-@torch.no_grad()
-def test_a_score_that_is_no_number_is_refused() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_score_that_is_no_number_is_refused(backend: Backend) -> None:
     q, keys = torch.full((1, 1, 1, 16), torch.nan), torch.ones(1, 9, 16)
-    with pytest.raises(FloatingPointError, match="NaN"):
+    with using(backend), pytest.raises(FloatingPointError, match="NaN"):
         select_blocks(q, torch.ones(1, 1, 1), keys, torch.tensor([[9]]), 2)

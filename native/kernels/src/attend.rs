@@ -101,8 +101,11 @@ unsafe fn attend_run(
     }
 }
 
+/// Heads that share each load of a key.
+const GROUP: usize = 4;
+
 /// One query, all heads. `width` is a multiple of 8.
-pub unsafe fn attend_query(
+unsafe fn attend_query(
     q: *const f32,
     sinks: *const f32,
     keys: &[*const f32],
@@ -111,116 +114,124 @@ pub unsafe fn attend_query(
     heads: usize,
     width: usize,
 ) {
-    let mut h = 0;
-    while h + 4 <= heads {
-        attend_heads::<4>(q.add(h * width), sinks.add(h), keys, scores, out.add(h * width), width);
-        h += 4;
+    let whole = heads / GROUP * GROUP;
+    for h in (0..whole).step_by(GROUP) {
+        let sinks = std::array::from_fn(|i| *sinks.add(h + i));
+        attend_heads(q.add(h * width), sinks, keys, scores, out.add(h * width), width);
     }
-    while h < heads {
-        attend_heads::<1>(q.add(h * width), sinks.add(h), keys, scores, out.add(h * width), width);
-        h += 1;
+    if whole == heads {
+        return;
     }
+    // heads that fill no group get company that is thrown away
+    let (rest, size) = (heads - whole, (heads - whole) * width);
+    let mut padded = vec![0.0; 2 * GROUP * width];
+    let (queries, results) = padded.split_at_mut(GROUP * width);
+    std::ptr::copy_nonoverlapping(q.add(whole * width), queries.as_mut_ptr(), size);
+    let sinks = std::array::from_fn(|i| if i < rest { *sinks.add(whole + i) } else { 0.0 });
+    attend_heads(queries.as_ptr(), sinks, keys, scores, results.as_mut_ptr(), width);
+    std::ptr::copy_nonoverlapping(results.as_ptr(), out.add(whole * width), size);
 }
 
-unsafe fn attend_heads<const H: usize>(
+/// One group of heads. Scores lie key by key, [n, GROUP], two keys to a vector.
+unsafe fn attend_heads(
     q: *const f32,
-    sinks: *const f32,
+    sinks: [f32; GROUP],
     keys: &[*const f32],
     scores: &mut Vec<f32>,
     out: *mut f32,
     width: usize,
 ) {
-    // rows of scores are padded to whole vectors; the padding takes no weight
-    let padded = keys.len().next_multiple_of(8);
+    let n = keys.len();
     scores.clear();
-    scores.resize(H * padded, f32::NEG_INFINITY);
-    let scale = 1.0 / (width as f32).sqrt();
+    scores.resize(n.next_multiple_of(2) * GROUP, f32::NEG_INFINITY);
     let base = scores.as_mut_ptr();
+    let scale = 1.0 / (width as f32).sqrt();
     let mut j = 0;
-    while j + 3 <= keys.len() {
-        score::<H, 3>(q, &keys[j..], base.add(j), padded, scale, width);
+    while j + 3 <= n {
+        score::<3>(q, &keys[j..], base.add(j * GROUP), scale, width);
         j += 3;
     }
-    while j < keys.len() {
-        score::<H, 1>(q, &keys[j..], base.add(j), padded, scale, width);
+    while j < n {
+        score::<1>(q, &keys[j..], base.add(j * GROUP), scale, width);
         j += 1;
     }
-    let mut shares = [0.0f32; H];
-    for h in 0..H {
-        shares[h] = softmax(base.add(h * padded), padded, *sinks.add(h));
-    }
+    let shares = softmax(scores, sinks);
     let mut at = 0;
     while at + 16 <= width {
-        mix::<H, 2>(base, padded, keys, at, &shares, out, width);
+        mix::<2>(base, keys, at, &shares, out, width);
         at += 16;
     }
     while at < width {
-        mix::<H, 1>(base, padded, keys, at, &shares, out, width);
+        mix::<1>(base, keys, at, &shares, out, width);
         at += 8;
     }
 }
 
-/// Scaled logits of H heads for K keys.
+/// Scaled logits of a group of heads for K keys.
 #[inline(always)]
-unsafe fn score<const H: usize, const K: usize>(
+unsafe fn score<const K: usize>(
     q: *const f32,
     keys: &[*const f32],
     scores: *mut f32,
-    stride: usize,
     scale: f32,
     width: usize,
 ) {
-    let mut acc = [[F8::zero(); K]; H];
+    let mut acc = [[F8::zero(); GROUP]; K];
     let mut i = 0;
     while i < width {
         let k: [F8; K] = std::array::from_fn(|j| F8::load(keys[j].add(i)));
-        for (h, row) in acc.iter_mut().enumerate() {
+        for h in 0..GROUP {
             let x = F8::load(q.add(h * width + i));
             for j in 0..K {
-                row[j] = row[j].fma(x, k[j]);
+                acc[j][h] = acc[j][h].fma(x, k[j]);
             }
         }
         i += 8;
     }
-    for (h, row) in acc.iter().enumerate() {
-        for (j, lanes) in row.iter().enumerate() {
-            *scores.add(h * stride + j) = lanes.sum() * scale;
+    for (j, lanes) in acc.into_iter().enumerate() {
+        let sums = F8::sums(lanes);
+        for (h, sum) in sums.into_iter().enumerate() {
+            *scores.add(j * GROUP + h) = sum * scale;
         }
     }
 }
 
 /// Turns logits into exponentials in place; returns what makes them weights.
-unsafe fn softmax(scores: *mut f32, n: usize, sink: f32) -> f32 {
-    let mut peak = F8::splat(sink);
-    for i in (0..n).step_by(8) {
-        peak = peak.max(F8::load(scores.add(i)));
+fn softmax(scores: &mut [f32], sinks: [f32; GROUP]) -> [f32; GROUP] {
+    let twice: [f32; 2 * GROUP] = std::array::from_fn(|i| sinks[i % GROUP]);
+    let mut peaks = unsafe { F8::load(twice.as_ptr()) };
+    for pair in scores.chunks_exact(2 * GROUP) {
+        peaks = peaks.max(unsafe { F8::load(pair.as_ptr()) });
     }
-    let peak = peak.largest();
-    let mut total = F8::zero();
-    for i in (0..n).step_by(8) {
-        let weight = F8::load(scores.add(i)).sub(F8::splat(peak)).exp();
-        weight.store(scores.add(i));
-        total = total.add(weight);
+    let lanes = peaks.to_array();
+    let peak: [f32; 2 * GROUP] =
+        std::array::from_fn(|i| lanes[i % GROUP].max(lanes[i % GROUP + GROUP]));
+    let peaks = unsafe { F8::load(peak.as_ptr()) };
+    let mut totals = F8::zero();
+    for pair in scores.chunks_exact_mut(2 * GROUP) {
+        let weights = unsafe { F8::load(pair.as_ptr()) }.sub(peaks).exp();
+        unsafe { weights.store(pair.as_mut_ptr()) };
+        totals = totals.add(weights);
     }
-    1.0 / (total.sum() + (sink - peak).exp())
+    let totals = totals.to_array();
+    std::array::from_fn(|h| 1.0 / (totals[h] + totals[h + GROUP] + (sinks[h] - peak[h]).exp()))
 }
 
-/// out[h, at..at + 8 V] = share[h] * sum_j weight[h, j] * key[j]
+/// out[h, at..at + 8 V] = share[h] * sum_j weight[j, h] * key[j]
 #[inline(always)]
-unsafe fn mix<const H: usize, const V: usize>(
+unsafe fn mix<const V: usize>(
     weights: *const f32,
-    stride: usize,
     keys: &[*const f32],
     at: usize,
-    shares: &[f32; H],
+    shares: &[f32; GROUP],
     out: *mut f32,
     width: usize,
 ) {
-    let mut acc = [[F8::zero(); V]; H];
+    let mut acc = [[F8::zero(); V]; GROUP];
     for (j, key) in keys.iter().enumerate() {
         let k: [F8; V] = std::array::from_fn(|v| F8::load(key.add(at + 8 * v)));
         for (h, row) in acc.iter_mut().enumerate() {
-            let weight = F8::splat(*weights.add(h * stride + j));
+            let weight = F8::splat(*weights.add(j * GROUP + h));
             for v in 0..V {
                 row[v] = row[v].fma(weight, k[v]);
             }

@@ -28,7 +28,7 @@ impl Keys {
     }
 
     fn row_bytes(self) -> usize {
-        self.width * if self.kind == FP32 { 4 } else { 2 }
+        row_bytes(self.kind, self.width)
     }
 
     /// Eight numbers of the first row, from `i` on.
@@ -40,6 +40,31 @@ impl Keys {
             F8::load_bf16((self.data as *const u16).add(i))
         }
     }
+}
+
+/// Bytes of one row as stored.
+pub fn row_bytes(kind: usize, width: usize) -> usize {
+    width * if kind == FP32 { 4 } else { 2 }
+}
+
+/// Writes a row in the given kind.
+pub unsafe fn store(row: &[f32], target: *mut u8, kind: usize) {
+    if kind == FP32 {
+        std::ptr::copy_nonoverlapping(row.as_ptr() as *const u8, target, row.len() * 4);
+        return;
+    }
+    for (i, x) in row.iter().enumerate() {
+        (target as *mut u16).add(i).write_unaligned(to_bf16(*x));
+    }
+}
+
+/// Rounded to the nearest bf16, halves to even; what is no number stays none.
+fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 /// A selection of rows: pointers where they are fp32 already, else a plain copy.

@@ -6,14 +6,17 @@
 
 mod attend;
 mod keys;
+mod matrix;
+mod pool;
 mod rows;
 mod select;
 mod simd;
+mod step;
 mod streams;
 mod threads;
 
 /// Changes with every change of a signature; the loader refuses another.
-pub const INTERFACE: u32 = 1;
+pub const INTERFACE: u32 = 3;
 
 #[no_mangle]
 pub extern "C" fn baleen_interface() -> u32 {
@@ -44,6 +47,13 @@ pub unsafe extern "C" fn baleen_mix(args: *const streams::MixArgs) {
 /// # Safety
 /// See `baleen_attend`.
 #[no_mangle]
+pub unsafe extern "C" fn baleen_read_out(args: *const streams::MixArgs) {
+    streams::read_out(&*args)
+}
+
+/// # Safety
+/// See `baleen_attend`.
+#[no_mangle]
 pub unsafe extern "C" fn baleen_expand(args: *const streams::ExpandArgs) {
     streams::expand(&*args)
 }
@@ -60,4 +70,11 @@ pub unsafe extern "C" fn baleen_norm_rotate(args: *const rows::NormRotateArgs) {
 #[no_mangle]
 pub unsafe extern "C" fn baleen_gate(args: *const rows::GateArgs) {
     rows::gate(&*args)
+}
+
+/// # Safety
+/// See `baleen_attend`.
+#[no_mangle]
+pub unsafe extern "C" fn baleen_step(args: *const step::StepArgs) -> bool {
+    step::step(&*args)
 }

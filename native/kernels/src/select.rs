@@ -151,7 +151,7 @@ unsafe fn panel_heads<const H: usize>(
 }
 
 /// The same from rows as they lie in the cache, for one or few queries.
-pub unsafe fn score_rows(
+unsafe fn score_rows(
     q: *const f32,
     weights: *const f32,
     keys: Keys,
@@ -160,43 +160,47 @@ pub unsafe fn score_rows(
     width: usize,
     scores: &mut [f32],
 ) {
-    for row in 0..seen {
-        let key = keys.at(row);
-        let (mut sum, mut h) = (0.0, 0);
-        while h + 4 <= heads {
-            sum = row_heads::<4>(q.add(h * width), weights.add(h), key, width, sum);
-            h += 4;
-        }
-        while h < heads {
-            sum = row_heads::<1>(q.add(h * width), weights.add(h), key, width, sum);
-            h += 1;
-        }
-        scores[row] = sum;
+    let mut row = 0;
+    while row + 2 <= seen {
+        pair_heads::<2>(q, weights, keys.from(row), heads, width, &mut scores[row..]);
+        row += 2;
+    }
+    if row < seen {
+        pair_heads::<1>(q, weights, keys.from(row), heads, width, &mut scores[row..]);
     }
 }
 
+/// Scores of K keys, four heads at a time.
 #[inline(always)]
-unsafe fn row_heads<const H: usize>(
+unsafe fn pair_heads<const K: usize>(
     q: *const f32,
     weights: *const f32,
-    key: Keys,
+    keys: Keys,
+    heads: usize,
     width: usize,
-    mut sum: f32,
-) -> f32 {
-    let mut acc = [F8::zero(); H];
-    let mut i = 0;
-    while i < width {
-        let k = key.load(i);
-        for (h, lanes) in acc.iter_mut().enumerate() {
-            *lanes = lanes.fma(F8::load(q.add(h * width + i)), k);
+    scores: &mut [f32],
+) {
+    scores[..K].fill(0.0);
+    for h in (0..heads).step_by(4) {
+        // heads beyond the last repeat it, and are not counted
+        let head = |i: usize| (h + i).min(heads - 1);
+        let mut acc = [[F8::zero(); 4]; K];
+        for at in (0..width).step_by(8) {
+            let k: [F8; K] = std::array::from_fn(|j| keys.from(j).load(at));
+            for i in 0..4 {
+                let x = F8::load(q.add(head(i) * width + at));
+                for j in 0..K {
+                    acc[j][i] = acc[j][i].fma(x, k[j]);
+                }
+            }
         }
-        i += 8;
+        for (j, lanes) in acc.into_iter().enumerate() {
+            for (i, dot) in F8::sums(lanes).into_iter().enumerate().take(heads - h) {
+                let bright = if dot < 0.0 { 0.0 } else { dot };
+                scores[j] = (*weights.add(h + i)).mul_add(bright, scores[j]);
+            }
+        }
     }
-    for (h, lanes) in acc.iter().enumerate() {
-        let dot = lanes.sum();
-        sum = (*weights.add(h)).mul_add(if dot < 0.0 { 0.0 } else { dot }, sum);
-    }
-    sum
 }
 
 /// The best of a stream of scores that comes in block order.

@@ -69,6 +69,19 @@ mod lanes {
                 F8(_mm256_castsi256_ps(bits))
             }
         }
+        /// The sums of four vectors' lanes, each always in the same order.
+        #[inline(always)]
+        pub fn sums(v: [F8; 4]) -> [f32; 4] {
+            unsafe {
+                let low = _mm256_hadd_ps(v[0].0, v[1].0);
+                let high = _mm256_hadd_ps(v[2].0, v[3].0);
+                let pairs = _mm256_hadd_ps(low, high);
+                let halves = (_mm256_castps256_ps128(pairs), _mm256_extractf128_ps::<1>(pairs));
+                let mut out = [0.0; 4];
+                _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(halves.0, halves.1));
+                out
+            }
+        }
         /// One bit per lane in which self is greater, or either side is no number.
         #[inline(always)]
         pub fn not_at_most(self, o: F8) -> u32 {
@@ -141,6 +154,13 @@ mod lanes {
             F8(self.0.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23)))
         }
         #[inline(always)]
+        pub fn sums(v: [F8; 4]) -> [f32; 4] {
+            v.map(|x| {
+                let a = x.0;
+                ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]))
+            })
+        }
+        #[inline(always)]
         pub fn not_at_most(self, o: F8) -> u32 {
             (0..8).filter(|&i| !(self.0[i] <= o.0[i])).map(|i| 1 << i).sum()
         }
@@ -165,13 +185,7 @@ impl F8 {
     /// The sum of all lanes, always in the same order.
     #[inline(always)]
     pub fn sum(self) -> f32 {
-        let a = self.to_array();
-        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
-    }
-
-    #[inline(always)]
-    pub fn largest(self) -> f32 {
-        self.to_array().into_iter().fold(f32::NEG_INFINITY, f32::max)
+        F8::sums([self; 4])[0]
     }
 
     /// e^self to about one unit in the last place; 0 below -87, lanes above 88 are cut to e^88.

@@ -21,6 +21,11 @@ class OverlapState:
     pending: TokenRing
     entries: EntryList
 
+    @property
+    def ratio(self) -> int:
+        """Tokens per block."""
+        return self.pending.data.shape[1] // 2
+
     @classmethod
     def empty(cls, batch_size: int, ratio: int, width: int, dtype: torch.dtype) -> OverlapState:
         data = torch.zeros(batch_size, 2 * ratio, 2, 2 * width)
@@ -37,10 +42,13 @@ class DisjointState:
 
     pending: RunningSoftmax
     entries: EntryList
+    ratio: int
+    """Tokens per block."""
 
     @classmethod
-    def empty(cls, batch_size: int, width: int, dtype: torch.dtype) -> DisjointState:
-        return cls(RunningSoftmax.empty(batch_size, width), EntryList(batch_size, width, dtype))
+    def empty(cls, batch_size: int, ratio: int, width: int, dtype: torch.dtype) -> DisjointState:
+        entries = EntryList(batch_size, width, dtype)
+        return cls(RunningSoftmax.empty(batch_size, width), entries, ratio)
 
     def select(self, rows: Tensor) -> DisjointState:
-        return DisjointState(self.pending.select(rows), self.entries.select(rows))
+        return DisjointState(self.pending.select(rows), self.entries.select(rows), self.ratio)

@@ -34,7 +34,7 @@ class EntryList:
         if torch.is_grad_enabled():
             self.data = torch.cat([self.values_BMw, new], dim=1)
         else:
-            self._reserve(end)
+            self.reserve(end)
             self.data[:, self.longest : end] = new
         self.counts_B = torch.full_like(self.counts_B, end)
         self.longest = end
@@ -45,11 +45,16 @@ class EntryList:
         rows, picks = torch.where(valid_BM)
         counts = self.counts_B + done_B
         end = int(counts.max())
-        self._reserve(end)
+        self.reserve(end)
         self.data[:, self.longest : end] = 0  # what a shorter row lacks must be a number
         self.data[rows, self.counts_B[rows] + picks] = new_BMw[rows, picks].to(self.data.dtype)
         self.counts_B = counts
         self.longest = end
+
+    def wrote(self, count: int) -> None:
+        """Counts blocks that another hand has written behind the last of every row."""
+        self.counts_B = self.counts_B + count
+        self.longest += count
 
     def truncate(self, counts_B: Tensor) -> None:
         """Forgets all but the first counts[b] blocks of row b; the buffer stays."""
@@ -63,7 +68,8 @@ class EntryList:
         taken.truncate(self.counts_B[rows])
         return taken
 
-    def _reserve(self, capacity: int) -> None:
+    def reserve(self, capacity: int) -> None:
+        """Makes room for so many blocks in each row."""
         held = self.data.shape[1]
         if capacity > held:
             grown = max(capacity, 2 * held, FIRST_CAPACITY)

@@ -58,7 +58,7 @@ class LayerState:
             compressor = OverlapState.empty(batch_size, shape.ratio, shape.head_dim, dtype)
             indexer = OverlapState.empty(batch_size, shape.ratio, shape.index_head_dim, dtype)
         elif shape.ratio:
-            compressor = DisjointState.empty(batch_size, shape.head_dim, dtype)
+            compressor = DisjointState.empty(batch_size, shape.ratio, shape.head_dim, dtype)
         ring = TokenRing(torch.zeros(batch_size, window, shape.head_dim, dtype=dtype))
         return cls(ring, compressor, indexer)
 

@@ -17,7 +17,7 @@ from baleen.errors import BaleenError
 from baleen.kernels.backend import Backend, preferred
 
 LIBRARY = Path(__file__).parent / "lib" / "libbaleen_kernels.so"
-INTERFACE = 1
+INTERFACE = 3
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 """Numbers of the storage types of keys."""
 VECTOR = 8
@@ -69,14 +69,67 @@ class GateArgs(ctypes.Structure):
     _fields_ = _fields("gate up weights out", "rows width threads", "limit")
 
 
+class Matrix(ctypes.Structure):
+    """A weight matrix as stored; null where a layer has none."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("kind", ctypes.c_size_t))
+
+
+class SiteArgs(ctypes.Structure):
+    _fields_ = _fields("function base scale norm", "")
+
+
+class CompressorArgs(ctypes.Structure):
+    _fields_ = (
+        ("wkv", Matrix),
+        ("wgate", Matrix),
+        *_fields("ape norm pending entries", "ratio width overlaps"),
+    )
+
+
+MATRICES = (
+    *("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "index_wq_b", "index_weights"),
+    *("gate", "w1", "w3", "w2", "shared_w1", "shared_w3", "shared_w2"),
+)
+
+
+class LayerArgs(ctypes.Structure):
+    _fields_ = (
+        ("attention_site", SiteArgs),
+        ("feed_site", SiteArgs),
+        *((name, Matrix) for name in MATRICES),
+        ("compressor", CompressorArgs),
+        ("indexer", CompressorArgs),
+        *_fields("q_norm kv_norm sinks gate_bias table frequencies ring", ""),
+    )
+
+
+class StepArgs(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(LayerArgs)),
+        ("embedding", Matrix),
+        *_fields(
+            "out",
+            "token position num_layers width streams iterations heads head_width rope q_rank"
+            " groups group_rank window index_heads index_width topk experts experts_per_token"
+            " expert_width shared_width kind threads",
+            "hc_eps norm_eps limit scaling",
+        ),
+    )
+
+
 OPERATIONS: dict[str, type[ctypes.Structure]] = {
     "attend": AttendArgs,
     "select": SelectArgs,
     "mix": MixArgs,
     "expand": ExpandArgs,
+    "read_out": MixArgs,
     "norm_rotate": NormRotateArgs,
     "gate": GateArgs,
+    "step": StepArgs,
 }
+CHECKED = {"select", "step"}
+"""Operations that answer whether all scores were numbers."""
 
 
 @functools.cache
@@ -97,7 +150,7 @@ def library() -> ctypes.CDLL | None:
     for name, arguments in OPERATIONS.items():
         function = getattr(loaded, f"baleen_{name}")
         function.argtypes = [ctypes.POINTER(arguments)]
-        function.restype = ctypes.c_bool if name == "select" else None
+        function.restype = ctypes.c_bool if name in CHECKED else None
     return loaded
 
 

@@ -36,7 +36,7 @@ class Site(NamedTuple):
     """Weights and constants of one site."""
 
     function: Tensor
-    """fp32 [(2 + N) N, N d]."""
+    """fp32 [(2 + N) N, N d]; [N, N d] where the streams end."""
     base: Tensor
     scale: Tensor
     norm_d: Tensor
@@ -45,11 +45,21 @@ class Site(NamedTuple):
     hc_eps: float
     norm_eps: float
 
+    def widened(self) -> Site:
+        """The same in at least fp32, for models that were cast as a whole."""
+        return self._replace(
+            function=widen(self.function),
+            base=widen(self.base),
+            scale=widen(self.scale),
+            norm_d=widen(self.norm_d),
+        )
+
 
 def mix(x_BTNd: Tensor, site: Site) -> Mixing:
     """Collapses the streams into a sublayer's normalised input, and says how to go on."""
     n, width = x_BTNd.shape[-2:]
-    x, norm = widen(x_BTNd), widen(site.norm_d)
+    site = site.widened()
+    x, norm = widen(x_BTNd), site.norm_d
     library = serves(x, site.function, site.base, site.scale, norm, width=width)
     if library is not None and n <= MOST_STREAMS:
         return _mix_native(library, x, norm, site, x_BTNd.dtype)
@@ -63,6 +73,20 @@ def mix(x_BTNd: Tensor, site: Site) -> Mixing:
     collapsed = collapse(x, pre).to(x_BTNd.dtype)
     normed = F.rms_norm(widen(collapsed), (width,), norm, site.norm_eps)
     return Mixing(normed.to(x_BTNd.dtype), post, comb_BTNN)
+
+
+def read_out(x_BTNd: Tensor, site: Site) -> Tensor:
+    """Collapses the streams behind the last layer: normalised vectors, in the streams' dtype."""
+    site = site.widened()
+    x = widen(x_BTNd)
+    width = x.shape[-1]
+    library = serves(x, *site[:4], width=width)
+    if library is not None and x.shape[-2] <= MOST_STREAMS:
+        return _read_out_native(library, x, site).to(x_BTNd.dtype)
+    mixed = scaled_projection(x, site.function, site.norm_eps)
+    pre = torch.sigmoid(mixed * site.scale + site.base) + site.hc_eps
+    collapsed = collapse(x, pre).to(x_BTNd.dtype)
+    return F.rms_norm(widen(collapsed), (width,), site.norm_d, site.norm_eps).to(x_BTNd.dtype)
 
 
 def sinkhorn(logits_NNL: Tensor, iterations: int, eps: float) -> Tensor:
@@ -82,7 +106,7 @@ def sinkhorn(logits_NNL: Tensor, iterations: int, eps: float) -> Tensor:
 def scaled_projection(x_BTNd: Tensor, function: Tensor, eps: float) -> Tensor:
     """RMS-normalised flattened streams times function^T; the norm is applied after the product."""
     flat = widen(x_BTNd.flatten(-2))
-    return (flat @ function.T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
+    return (flat @ widen(function).T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
 
 
 def collapse(x_BTNd: Tensor, pre_BTN: Tensor) -> Tensor:
@@ -140,6 +164,28 @@ def _mix_native(
     )
     library.baleen_mix(ctypes.byref(args))
     return done._replace(input_BTd=done.input_BTd.to(dtype))
+
+
+def _read_out_native(library: ctypes.CDLL, x_BTNd: Tensor, site: Site) -> Tensor:
+    batch, tokens, n, width = x_BTNd.shape
+    x = x_BTNd.contiguous()
+    out = torch.empty(batch, tokens, width)
+    args = MixArgs(
+        x=address(x),
+        function=address(site.function),
+        base=address(site.base),
+        scale=address(site.scale),
+        norm=address(site.norm_d),
+        input=address(out),
+        tokens=batch * tokens,
+        streams=n,
+        width=width,
+        threads=torch.get_num_threads(),
+        hc_eps=site.hc_eps,
+        norm_eps=site.norm_eps,
+    )
+    library.baleen_read_out(ctypes.byref(args))
+    return out
 
 
 def _expand_native(library: ctypes.CDLL, y_BTd: Tensor, x_BTNd: Tensor, mixing: Mixing) -> Tensor:

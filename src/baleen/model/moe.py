@@ -69,19 +69,25 @@ class Experts(nn.Module):
         self.w2 = nn.Parameter(torch.empty(e, d, i))
 
     def forward(self, x_Ld: Tensor, routing: Routing) -> Tensor:
-        """Sum of the chosen experts' outputs, fp32 [L, d]; an expert listed twice counts twice."""
-        out = torch.zeros_like(widen(x_Ld))
+        """Sum of the chosen experts' outputs, fp32 [L, d]; an expert listed twice counts twice.
+
+        Tokens are brought into the order of their experts once, so that each expert is one product
+        over a run of rows; a token's outputs are summed in the order of its choice.
+        """
         chosen = routing.experts_LK
-        used = range(self.w1.shape[0]) if len(x_Ld) > 1 else sorted(set(chosen[0].tolist()))
-        for expert in used:
-            rows, slots = torch.where(chosen == expert)
-            if len(rows) == 0:
-                continue
-            x = x_Ld[rows]
-            weights = routing.weights_LK[rows, slots]
-            hidden = swiglu(x @ self.w1[expert].T, x @ self.w3[expert].T, self.limit, weights)
-            out = out.index_add(0, rows, widen(hidden.to(x.dtype) @ self.w2[expert].T))
-        return out
+        order_R = chosen.flatten().argsort(stable=True)
+        x_Rd = x_Ld[order_R // chosen.shape[1]]
+        sizes = torch.bincount(chosen.flatten(), minlength=self.w1.shape[0]).tolist()
+        runs = [(e, x) for e, x in enumerate(x_Rd.split(sizes)) if len(x)]
+        gate_RI = torch.cat([x @ self.w1[e].T for e, x in runs])
+        up_RI = torch.cat([x @ self.w3[e].T for e, x in runs])
+        hidden_RI = swiglu(gate_RI, up_RI, self.limit, routing.weights_LK.flatten()[order_R])
+        parts = hidden_RI.to(x_Ld.dtype).split([len(x) for _, x in runs])
+        out_Rd = torch.cat([h @ self.w2[e].T for (e, _), h in zip(runs, parts, strict=True)])
+        place_R = torch.empty_like(order_R)
+        place_R[order_R] = torch.arange(len(order_R))
+        out_Ld: Tensor = widen(out_Rd)[place_R].unflatten(0, chosen.shape).sum(1)
+        return out_Ld
 
 
 class SharedExpert(nn.Module):

@@ -16,6 +16,7 @@ from baleen.errors import UsageError
 from baleen.kernels.streams import expand
 from baleen.model.attention import Attention
 from baleen.model.config import LayerKind, ModelConfig
+from baleen.model.decoder import Decoder
 from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
@@ -24,7 +25,7 @@ from baleen.model.trace import Trace
 if TYPE_CHECKING:
     from baleen.model.checkpoint import Provenance
 
-PREFILL_CHUNK = 512
+PREFILL_CHUNK = 1024
 """Without gradients, longer calls go through the layers in pieces of so many tokens, so that memory
 grows with the piece and not with the square of the call. The result is the same."""
 
@@ -90,6 +91,7 @@ class Transformer(nn.Module):
             from baleen.model.mtp import MTPBlock  # it is a `Block`, so it imports this file
 
             self.mtp.append(MTPBlock(config))
+        self._decoder = Decoder(self)
 
     @classmethod
     def from_pretrained(
@@ -206,7 +208,7 @@ class Transformer(nn.Module):
 
     def readout(self, streams_BTNd: Tensor) -> Tensor:
         """The normalised vectors [B, T, d] of streams that left the last layer."""
-        hidden: Tensor = self.norm(self.hc_head(streams_BTNd))
+        hidden: Tensor = self.hc_head(streams_BTNd, self.norm)
         return hidden
 
     def _prepare(self, ids_BT: Tensor, state: State | None) -> State:
@@ -222,6 +224,10 @@ class Transformer(nn.Module):
     def _chunk(
         self, ids_BT: Tensor, state: State, counts_B: Tensor | None, trace: Trace | None
     ) -> Tensor:
+        if trace is None and counts_B is None and ids_BT.numel() == 1:
+            stepped = self._decoder.step(ids_BT, state)
+            if stepped is not None:
+                return stepped
         span = Span.of(state.lengths_B, ids_BT.shape[1], counts_B)
         embedded = self.embed(ids_BT).unsqueeze(2)
         x_BTNd: Tensor = embedded.expand(-1, -1, self.config.hc_mult, -1)
