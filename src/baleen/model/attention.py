@@ -6,6 +6,8 @@ sink per head. Source: DeepSeek-V4 report section 2.3; released inference code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +47,8 @@ class Attention(nn.Module):
         if self.kind is LayerKind.CSA:
             self.indexer = Indexer(config)
         self.set_frequencies(config)
+        self.quantize: Callable[[Tensor], Tensor] | None = None
+        """Rounds the latents of the window, where quantisation is simulated."""
         self.sees_blocks = True
         """Off only in ablations: the layer then attends its window alone."""
 
@@ -67,6 +71,8 @@ class Attention(nn.Module):
         q_BTHc = norm_rotate(q_BTHc, None, phases, eps)
         kv_BT1c = norm_rotate(self.wkv(x_BTd).unsqueeze(2), self.kv_norm.weight, phases, eps)
         kv_BTc = kv_BT1c.squeeze(2).to(x_BTd.dtype).to(state.window.data.dtype)
+        if self.quantize is not None:
+            kv_BTc = self.quantize(kv_BTc)
         # blocks first: a query sees the block that its own token completes
         blocks = self._blocks(x_BTd, qr_BTC, span, state, phases, trace)
         teaches = trace is not None and trace.teaches_indexer and self.indexer is not None

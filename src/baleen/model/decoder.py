@@ -27,6 +27,7 @@ from baleen.kernels.native import (
 )
 from baleen.kernels.select import nan_score
 from baleen.model.compressor import Compressor
+from baleen.model.formats.packed import StoredMatrix
 from baleen.model.hyper_connections import HyperConnection
 from baleen.model.moe import Experts
 
@@ -206,14 +207,17 @@ def _suits(model: Transformer) -> bool:
     )
     stacked = all(type(block.ffn.experts) is Experts for block in _blocks(model))
     linear = all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
-    return plain and stacked and linear and not any(width % VECTOR for width in widths)
+    stored = any(isinstance(m, StoredMatrix) for m in model.modules())
+    return (
+        plain and stacked and linear and not stored and not any(width % VECTOR for width in widths)
+    )
 
 
 def _untouched(model: Transformer) -> bool:
     """Whether no layer has been told to attend otherwise, as ablations do."""
     for block in _blocks(model):
         attn = block.attn
-        if not attn.sees_blocks:
+        if not attn.sees_blocks or attn.quantize is not None:
             return False
         if attn.indexer is not None:
             if "select" in attn.indexer.__dict__:

@@ -85,6 +85,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.provenance: Provenance | None = None
         """Of a loaded model, what its folder said besides the values."""
+        self.quant_sim = False
+        """Whether quantised computing is simulated; switched by `simulate_quantization`."""
         self.mtp = nn.ModuleList()
         """The block that drafts the token after next, if the model has one; see `mtp.py`."""
         if config.num_nextn_predict_layers:
@@ -101,12 +103,14 @@ class Transformer(nn.Module):
         device: str = "cpu",
         weights: str = "decoded",
         revision: str | None = None,
+        quant_sim: bool = False,
     ) -> Transformer:
         """Loads a model folder, or a Hub id `owner/name`, which is fetched first.
 
         `dtype` is what is computed in, None is fp32; what V4 keeps in fp32 stays so. `weights`:
         "decoded" for plain tensors, "packed" to keep codes in memory, "mapped" to read from the
-        files what each token needs; see `formats.packed.Residence`.
+        files what each token needs; see `formats.packed.Residence`. `quant_sim` computes as if the
+        released kernels did, see `simulate_quantization`.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected, of the wrong shape or dtype, or cannot
@@ -115,7 +119,18 @@ class Transformer(nn.Module):
         from baleen.model.checkpoint import load_checkpoint
         from baleen.model.formats.hub import resolve
 
-        return load_checkpoint(resolve(source, revision), dtype, weights).to(device)
+        model = load_checkpoint(resolve(source, revision), dtype, weights).to(device)
+        return model.simulate_quantization(quant_sim)
+
+    def simulate_quantization(self, on: bool = True) -> Transformer:
+        """Rounds activations where the released kernels compute in FP8 or FP4; returns the model.
+
+        Gradients pass straight through. Weights stay what they are.
+        """
+        from baleen.model.formats.simulation import simulate
+
+        simulate(self, on)
+        return self
 
     def save_pretrained(
         self, folder: str | Path, format: str = "bf16", max_shard_bytes: int = 4 << 30
