@@ -198,7 +198,9 @@ def test_whatever_the_export_admits_parses_clean(
     num_called = 0
     functions = [tool["function"] for tool in MORE_TOOLS]
     schemas = {f["name"]: Schema(f.get("parameters", {})) for f in functions}
-    for seed in range(10):
+    for seed in range(80):
+        if num_called > 1 and seed > 3:
+            break
         dice = random.Random(f"{kind}{choice}{where}{seed}")
         opening = ["h", "m", "</think>"] if where["thinking"] else []
         opening += [] if choice or seed % 4 == 0 else ["a", "\n\n<", tokens.DSML, "tool_calls>\n"]
@@ -232,7 +234,7 @@ def _sampled(
     for piece in opening:
         assert matcher.accept_token(pieces.index(piece))
     markup = [n for n, p in enumerate(pieces) if len(p) > 1 or p in '<>"]}/']
-    for _ in range(700):
+    for _ in range(400):
         matcher.fill_next_token_bitmask(bitmask)
         words = [int(word) & 0xFFFFFFFF for word in bitmask[0]]
         allowed = [n for n in range(stop + 1) if words[n // 32] >> (n % 32) & 1]
