@@ -35,7 +35,7 @@ class Encoder:
     experimental vision model has, and it must be given here. Without one, an image is said to be
     unsupported, in words.
 
-    ``missing_reasoning`` is what to do about a thinking turn that called tools and came back without
+    ``missing_reasoning`` is what to do when a thinking turn that called tools came back without
     the field: ``"fill"`` writes it as empty and names it in the prompt's ``missing_reasoning``,
     ``"reject"`` refuses the request as the API can. Call ids with ``ET_`` say that it had none.
     """
