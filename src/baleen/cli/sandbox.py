@@ -383,3 +383,33 @@ def reap(job: str | None) -> None:
     """End every box of a job, or every box that no client holds."""
     for box in _now(Sandbox.reap(job)):
         click.echo(box)
+
+
+@sandbox.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=7780, show_default=True, help="0 picks a free one.")
+@click.option("--cert", type=click.Path(exists=True), help="TLS certificate; needs --key.")
+@click.option("--key", type=click.Path(exists=True))
+def serve(host: str, port: int, cert: str | None, key: str | None) -> None:
+    """Serve boxes to other machines; the token is BALEEN_SANDBOX_TOKEN or a new one."""
+    import secrets
+    import ssl
+
+    from baleen.sandbox.edge import Listen, main
+
+    token = os.environ.get("BALEEN_SANDBOX_TOKEN") or secrets.token_urlsafe(32)
+    tls = None
+    if cert is not None and key is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(cert, key)
+    elif host not in ("127.0.0.1", "localhost", "::1"):
+        click.echo("warning: without --cert the token and all data travel in the clear", err=True)
+
+    def announce(number: int) -> None:
+        scheme = "http" if tls is None else "https"
+        click.echo(f"export BALEEN_SANDBOX_URL={scheme}://{host}:{number}")
+        if "BALEEN_SANDBOX_TOKEN" not in os.environ:
+            click.echo(f"export BALEEN_SANDBOX_TOKEN={token}")
+        sys.stdout.flush()
+
+    sys.exit(main(Listen(host, port, token, tls, announce)))

@@ -171,6 +171,9 @@ class Sandbox:
     def commit(self, name: str | None = None) -> str:
         return _wait(self._box.commit(name))
 
+    def set_network(self, network: str | Allowlist) -> None:
+        _wait(self._box.set_network(network))
+
     def snapshot(self, name: str | None = None) -> str:
         return _wait(self._box.snapshot(name))
 
