@@ -65,6 +65,8 @@ def test_inspect_tells_formats_parts_and_files(
     assert sum(part["bytes"] for part in parts.values()) == found["bytes"]
     files = found["files"]
     assert sum(file["tensors"] for file in files) == found["tensors"]
-    assert [file["name"] for file in files] == sorted(p.name for p in tmp_path.glob("*.safetensors"))
+    assert [file["name"] for file in files] == sorted(
+        p.name for p in tmp_path.glob("*.safetensors")
+    )
     assert main(["inspect", str(tmp_path)]) == 0
     assert "4.25 bits  FP4" in capsys.readouterr().out

@@ -16,7 +16,7 @@ mod streams;
 mod threads;
 
 /// Changes with every change of a signature; the loader refuses another.
-pub const INTERFACE: u32 = 2;
+pub const INTERFACE: u32 = 3;
 
 #[no_mangle]
 pub extern "C" fn baleen_interface() -> u32 {
@@ -42,6 +42,13 @@ pub unsafe extern "C" fn baleen_select(args: *const select::SelectArgs) -> bool 
 #[no_mangle]
 pub unsafe extern "C" fn baleen_mix(args: *const streams::MixArgs) {
     streams::mix(&*args)
+}
+
+/// # Safety
+/// See `baleen_attend`.
+#[no_mangle]
+pub unsafe extern "C" fn baleen_read_out(args: *const streams::MixArgs) {
+    streams::read_out(&*args)
 }
 
 /// # Safety

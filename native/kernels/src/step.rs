@@ -6,7 +6,7 @@ use crate::matrix::Matrix;
 use crate::pool::{CompressorArgs, Place};
 use crate::rows::{gated, norm_rotate, scale_of, NormRotateArgs};
 use crate::select::{select, SelectArgs};
-use crate::simd::{dot, sigmoid, F8};
+use crate::simd::F8;
 use crate::streams::{expand, mix, ExpandArgs, MixArgs};
 use std::ptr::null;
 
@@ -52,8 +52,7 @@ pub struct LayerArgs {
 pub struct StepArgs {
     pub layers: *const LayerArgs,
     pub embedding: Matrix,
-    pub head_site: SiteArgs,
-    /// The normalised vector that the head turns into logits, [width].
+    /// The streams behind the last layer, [streams, width].
     pub out: *mut f32,
     pub token: usize,
     pub position: usize,
@@ -107,7 +106,7 @@ pub unsafe fn step(a: &StepArgs) -> bool {
         scratch.expand(a, &x, &mut next);
         std::mem::swap(&mut x, &mut next);
     }
-    head(a, &x);
+    std::ptr::copy_nonoverlapping(x.as_ptr(), a.out, n * d);
     true
 }
 
@@ -371,25 +370,5 @@ fn softplus(x: f32) -> f32 {
         x
     } else {
         x.exp().ln_1p()
-    }
-}
-
-/// Collapses the streams, normalises.
-unsafe fn head(a: &StepArgs, x: &[f32]) {
-    let (n, d) = (a.streams, a.width);
-    let scale = scale_of(x.as_ptr(), n * d, a.norm_eps);
-    let site = &a.head_site;
-    let out = std::slice::from_raw_parts_mut(a.out, d);
-    out.fill(0.0);
-    for j in 0..n {
-        let mixed = dot(x.as_ptr(), site.function.add(j * n * d), n * d) * scale;
-        let weight = sigmoid(mixed * *site.scale + *site.base.add(j)) + a.hc_eps;
-        for (sum, value) in out.iter_mut().zip(&x[j * d..]) {
-            *sum += weight * value;
-        }
-    }
-    let scale = scale_of(out.as_ptr(), d, a.norm_eps);
-    for (i, value) in out.iter_mut().enumerate() {
-        *value *= scale * *site.norm.add(i);
     }
 }

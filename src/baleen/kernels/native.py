@@ -17,7 +17,7 @@ from baleen.errors import BaleenError
 from baleen.kernels.backend import Backend, preferred
 
 LIBRARY = Path(__file__).parent / "lib" / "libbaleen_kernels.so"
-INTERFACE = 2
+INTERFACE = 3
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 """Numbers of the storage types of keys."""
 VECTOR = 8
@@ -108,7 +108,6 @@ class StepArgs(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.POINTER(LayerArgs)),
         ("embedding", Matrix),
-        ("head_site", SiteArgs),
         *_fields(
             "out",
             "token position num_layers width streams iterations heads head_width rope q_rank"
@@ -124,6 +123,7 @@ OPERATIONS: dict[str, type[ctypes.Structure]] = {
     "select": SelectArgs,
     "mix": MixArgs,
     "expand": ExpandArgs,
+    "read_out": MixArgs,
     "norm_rotate": NormRotateArgs,
     "gate": GateArgs,
     "step": StepArgs,

@@ -25,7 +25,7 @@ from baleen.kernels.native import (
     StepArgs,
     library,
 )
-from baleen.kernels.select import NAN_SCORE
+from baleen.kernels.select import nan_score
 from baleen.model.compressor import Compressor
 from baleen.model.hyper_connections import HyperConnection
 from baleen.model.moe import Experts
@@ -58,10 +58,10 @@ class Decoder:
         return (Decoder, (model,))
 
     def step(self, ids_BT: Tensor, state: State) -> Tensor | None:
-        """The hidden vector [1, 1, d] behind one token, or None if the call is not for this path.
+        """The streams [1, 1, N, d] behind the last layer, or None if the call is not for this path.
 
         Raises:
-            FloatingPointError: a score is NaN.
+            NumericsError: a score is NaN.
         """
         if torch.is_grad_enabled() or preferred() is not Backend.NATIVE:
             return None
@@ -75,10 +75,10 @@ class Decoder:
         args = self._args
         args.kind = KINDS[state.layers[0].window.data.dtype]
         args.token, args.position = int(ids_BT[0, 0]), position
-        out = torch.empty(1, 1, model.config.hidden_size)
+        out = torch.empty(1, 1, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
         if not compiled.baleen_step(ctypes.byref(args)):
-            raise FloatingPointError(NAN_SCORE)
+            raise nan_score()
         for layer in state.layers:
             for _, part in layer.parts():
                 ratio = part.ratio
@@ -115,9 +115,6 @@ class Decoder:
             self._describe_layer(target, block)
         args.layers = self._layers
         args.embedding = _matrix(model.embed.weight)
-        head = model.hc_head
-        args.head_site = SiteArgs(*map(self._plain, (head.fn, head.base, head.scale)))
-        args.head_site.norm = self._plain(model.norm.weight)
         args.num_layers = len(blocks)
         args.width, args.streams = config.hidden_size, config.hc_mult
         args.iterations, args.hc_eps = config.hc_sinkhorn_iters, config.hc_eps

@@ -63,7 +63,7 @@ class MTPBlock(Block):
         embedded_BTd = self.e_proj(self.enorm(embedded_BTd))
         x_BTNd = embedded_BTd.unsqueeze(2) + self.h_proj(self.hnorm(streams_BTNd))
         out_BTNd = self(x_BTNd, next_BT, span, state, trace)
-        return Draft(out_BTNd, self.norm(self.hc_head(out_BTNd)))
+        return Draft(out_BTNd, self.hc_head(out_BTNd, self.norm))
 
 
 def draft(

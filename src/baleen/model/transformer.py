@@ -208,7 +208,7 @@ class Transformer(nn.Module):
 
     def readout(self, streams_BTNd: Tensor) -> Tensor:
         """The normalised vectors [B, T, d] of streams that left the last layer."""
-        hidden: Tensor = self.norm(self.hc_head(streams_BTNd))
+        hidden: Tensor = self.hc_head(streams_BTNd, self.norm)
         return hidden
 
     def _prepare(self, ids_BT: Tensor, state: State | None) -> State:

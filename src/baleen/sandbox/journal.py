@@ -34,8 +34,9 @@ HEAD_BYTES = 512
 LARGE_BYTES = 256 << 10
 """A log with more than this to sync is synced by itself: writing it twice would cost more."""
 
-FAST_SYNC_S = 0.001
-"""Syncs are waited for in the event loop while they take less: a thread's hop costs as much."""
+FAST_SYNC_S = 0.004
+"""Syncs are waited for in the event loop while they take less: what arrives meanwhile makes the
+next batch, and the hop to a thread and back would cost as much as a fast disk's sync."""
 
 Done = Callable[[TrajectoryError | None], None]
 _log = logging.getLogger("baleen.sandbox.edge")
@@ -97,10 +98,17 @@ def _spans(data: bytes, generation: int) -> Iterator[tuple[Span, int]]:
 class Journal:
     """The journal of one edge; every method but ``close`` is called from its event loop."""
 
-    def __init__(self, folder: Path, executor: Executor, *, file_bytes: int = FILE_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        executor: Executor,
+        *,
+        file_bytes: int = FILE_BYTES,
+        boot: str | None = None,
+    ) -> None:
         self._size = file_bytes
         self._executor = executor
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._files = [_File(folder / name, file_bytes) for name in ("a", "b")]
         self._cleaning: Future[None] | None = None
         self._waiting: dict[Log, list[Done]] = {}

@@ -88,8 +88,9 @@ def segments(path: Path) -> Iterator[Path]:
     """The files of a log, in order."""
     yield path
     number = 1
-    while (segment := segment_path(path, number)).exists():
-        yield segment
+    # One that is missing in between is yielded, too: whoever reads it will say so.
+    while any(segment_path(path, later).exists() for later in (number, number + 1)):
+        yield segment_path(path, number)
         number += 1
 
 
