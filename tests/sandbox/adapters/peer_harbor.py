@@ -86,9 +86,8 @@ async def rewards(folder: Path, agent: str) -> dict[str, float]:
     for path in (folder / "jobs" / agent).glob("*/result.json"):
         result: dict[str, Any] = json.loads(path.read_text())
         assert result["exception_info"] is None, result["exception_info"]
-        found[result["task_name"].rpartition("/")[2]] = result["verifier_result"]["rewards"][
-            "reward"
-        ]
+        name = result["task_name"].rpartition("/")[2]
+        found[name] = result["verifier_result"]["rewards"]["reward"]
     return found
 
 
