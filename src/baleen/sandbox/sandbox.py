@@ -69,6 +69,7 @@ class Sandbox:
         job: str | None = None,
         labels: Mapping[str, str] | None = None,
         trajectory: str | os.PathLike[str] | None = None,
+        one_off: bool = False,
     ) -> Sandbox:
         """Makes a box.
 
@@ -88,6 +89,7 @@ class Sandbox:
             job: label by which boxes are reaped together.
             labels: anything, shown in listings.
             trajectory: where its log lies; by default under ``$BALEEN_HOME/logs``.
+            one_off: nobody will ask for its like; none is built ahead.
 
         Raises:
             UsageError: an argument cannot be right.
@@ -120,6 +122,7 @@ class Sandbox:
             job=job,
             labels=dict(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
+            one_off=one_off,
         )
         check_offered(spec, network)
         return await cls._open("create", request=f"r{uuid.uuid4().hex}", spec=spec.to_wire())
