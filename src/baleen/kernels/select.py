@@ -12,13 +12,19 @@ import ctypes
 import torch
 from torch import Tensor
 
+from baleen.errors import NumericsError
 from baleen.kernels.native import KINDS, SelectArgs, address, readable, serves
 from baleen.kernels.precision import widen
 
 TILE_ELEMENTS = 1 << 22
 """At most so many scores of single heads at once (16 MiB of fp32)."""
 
-NAN_SCORE = "indexer scores hold NaN; the weights or inputs are broken"
+
+def nan_score() -> NumericsError:
+    """The error for scores that cannot be put in order."""
+    return NumericsError(
+        "indexer scores hold NaN", remedy="the weights or inputs are broken; look for huge values"
+    )
 
 
 def select_blocks(
@@ -29,7 +35,7 @@ def select_blocks(
     `limits_BT` may be [1, T]. Costs O(T M H c) time and bounded memory beside the result.
 
     Raises:
-        FloatingPointError: a score is NaN.
+        NumericsError: a score is NaN.
     """
     library = serves(widen(q_BTHc), widen(weights_BTH), width=q_BTHc.shape[-1])
     if library is not None and readable(keys_BMc):
@@ -64,7 +70,7 @@ def best_blocks(scores_BTM: Tensor, limits_BT: Tensor, topk: int) -> Tensor:
     visible = block_M < limits_BT.unsqueeze(-1)
     ranked = (scores_BTM.detach() + 0.0).masked_fill(~visible, -torch.inf)
     if torch.isnan(ranked).any():
-        raise FloatingPointError(NAN_SCORE)
+        raise nan_score()
     kept = min(topk, num_blocks)
     bar = ranked.topk(kept, dim=-1).values[..., -1:]
     above, level = ranked > bar, ranked == bar
@@ -104,5 +110,5 @@ def _select_native(
         threads=torch.get_num_threads(),
     )
     if not library.baleen_select(ctypes.byref(args)):
-        raise FloatingPointError(NAN_SCORE)
+        raise nan_score()
     return picks

@@ -106,6 +106,13 @@ class AgentLink:
         """Makes a box that waited its owner's: from now on it outlives this connection."""
         self._link.send({"t": "claim", "orphan_ttl_s": orphan_ttl_s})
 
+    def pause(self) -> None:
+        """Stops the clocks of running commands' timeouts."""
+        self._link.send({"t": "pause"})
+
+    def resume(self) -> None:
+        self._link.send({"t": "resume"})
+
     def start_helper(self, argv: Sequence[str]) -> None:
         """Starts the process that serves jobs with ``via`` "helper"."""
         self._link.send({"t": "helper", "argv": list(argv)})

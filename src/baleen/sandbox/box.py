@@ -60,6 +60,8 @@ class Use:
     dispatched: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once process 1 has the command, so that input for it cannot arrive before it."""
     patience: asyncio.TimerHandle | None = None
+    was_paused: bool = False
+    """Its clock has stood still since its patience was counted."""
 
 
 class Box:
@@ -82,6 +84,7 @@ class Box:
         """Where its overlays are mounted, in the order of their upper layers."""
         self.created_at = time.time()
         self.ended: Cause | None = None
+        self.is_paused = False
         self.clients = 0
         self.idle_since = time.monotonic()
         self._journal = journal
@@ -101,9 +104,22 @@ class Box:
 
     def expired(self, now: float) -> bool:
         """Nobody holds it, nothing runs in it, and that for longer than its idle time."""
-        if self.clients or self.is_busy:
+        if self.clients or self.is_busy or self.is_paused:
             self.idle_since = now
         return now - self.idle_since > self.spec.ttl_idle_s
+
+    def hold_still(self) -> None:
+        """Stops the clocks: no time passes for a paused box."""
+        self.is_paused = True
+        for use in self._uses.values():
+            use.was_paused = use.is_running
+        if self.link is not None:
+            self.link.pause()
+
+    def go_on(self) -> None:
+        self.is_paused = False
+        if self.link is not None:
+            self.link.resume()
 
     async def append(self, kind: Kind, payload: dict[str, Any], key: str | None = None) -> Record:
         """Appends a record and waits until it is on disk."""
@@ -228,6 +244,11 @@ class Box:
 
     def _lose(self, use: Use) -> None:
         """The box is silent long after the command's timeout: it counts as lost."""
+        if self.is_paused or use.was_paused:
+            use.was_paused = self.is_paused
+            delay_s = use.job["timeout_ms"] / 1000 + GRACE_S
+            use.patience = asyncio.get_running_loop().call_later(delay_s, self._lose, use)
+            return
         text = f"box {self.id} is silent {GRACE_S} s after the timeout of {_shown(use.job)}"
         self._end(use, InDoubtError(text, remedy="the box counts as lost; make a new one"))
         if self.link is not None:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .box import Box, gone
 from .cells import Cell, Cells, first_id
 from .cgroups import Groups, own_paths
 from .errors import BoxGoneError, CapacityError, Cause, TrajectoryError, UnsupportedError
+from .freezer import Freezer
 from .home import Home
 from .images.base import Image
 from .images.commit import UPPERS_FD, commit, standing_still
@@ -65,6 +67,7 @@ class Registry:
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
+        self._freezer = Freezer(groups, home.group_name)
         self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
@@ -209,7 +212,11 @@ class Registry:
 
     async def _remove(self, box: Box) -> None:
         try:
-            await self._cells.end(box.id)
+            ending = asyncio.create_task(self._cells.end(box.id))
+            if self._freezer.is_frozen(box.groups):
+                await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
+                self._freezer.thaw(box.groups)
+            await ending
         finally:
             if box.link is not None:
                 box.link.close()
@@ -228,6 +235,12 @@ class Registry:
             self._by_request.pop(self._ended.pop(oldest).request, None)
             shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
 
+    def _living(self, box_id: str) -> Box:
+        box = self.find(box_id)
+        if box.ended is not None or box.slot is None:
+            raise gone(box.id, box.ended or Cause.NODE_LOST)
+        return box
+
     async def commit(self, box_id: str, name: str | None) -> str:
         """Makes an image of what a box stands on and what it has written; returns the digest.
 
@@ -235,21 +248,72 @@ class Registry:
             BoxGoneError: it has ended.
             UnsupportedError: an ordinary user's edge cannot read what a box has written.
         """
-        box = self.find(box_id)
-        if box.ended is not None or box.slot is None:
-            raise gone(box.id, box.ended or Cause.NODE_LOST)
+        box = self._living(box_id)
         if not self.privileged:
             raise UnsupportedError(
                 "committing a box needs an edge that runs as root", remedy="run as root"
             )
+        assert box.slot is not None
         uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
         base = first_id(box.slot)
 
         def work() -> str:
-            with standing_still(box.groups):
+            with standing_still(box.groups if not box.is_paused else []):
                 return commit(Store(self.home.images), box.image, uppers, base, name)
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        digest = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        await box.append(Kind.SNAPSHOT, {"image": digest, "name": name})
+        return digest
+
+    async def fork(self, box_id: str, requests: list[str]) -> list[Box]:
+        """Makes boxes that begin with this one's files; the same requests give the same boxes.
+
+        Nothing of its processes, keys or identity goes along: each child has an id, a log and ids
+        on the host of its own, and its random numbers come from the kernel.
+        """
+        box = self._living(box_id)
+        if all(request in self._by_request for request in requests):
+            return [self._by_request[request] for request in requests]
+        digest = await self.commit(box_id, None)
+        spec = replace(box.spec, image=digest, workspace=None, toolkits=(), trajectory=None)
+        made = await asyncio.gather(
+            *(self.create(request, spec) for request in requests), return_exceptions=True
+        )
+        children = [child for child in made if isinstance(child, Box)]
+        for failure in made:
+            if isinstance(failure, BaseException):
+                for child in children:
+                    self.destroy(child, Cause.INFRA)
+                raise failure
+        for child in children:
+            box.log.append(Kind.FORK, {"child": child.id, "image": digest}, sync=False)
+            child.log.append(Kind.FORK, {"parent": box.id, "seq": box.log.next_seq}, sync=False)
+        await asyncio.gather(*(self._journal.committed(c.log) for c in (box, *children)))
+        return children
+
+    async def pause(self, box_id: str) -> None:
+        """Stops a box's processes where they are, and the clocks of their timeouts."""
+        box = self._living(box_id)
+        if box.is_paused:
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
+        box.hold_still()
+        await box.append(Kind.PAUSE, {})
+
+    async def resume(self, box_id: str) -> None:
+        """Lets a paused box go on; again: does nothing."""
+        box = self._living(box_id)
+        if box.is_paused:
+            box.go_on()
+            self._freezer.thaw(box.groups)
+            await box.append(Kind.RESUME, {})
+
+    async def of_job(self, job: str, work: Callable[[str], Awaitable[None]]) -> list[str]:
+        """Does something to every box of a job."""
+        chosen = [box.id for box in self.boxes if box.spec.job == job]
+        await asyncio.gather(*(work(box_id) for box_id in chosen))
+        return chosen
 
     async def expire(self) -> None:
         """Ends the boxes whose idle time is over."""
@@ -309,6 +373,8 @@ class Registry:
             self._keep(box.id, self._remove(box))
             return
         self._alive[box.id] = self._by_request[box.request] = box
+        if self._freezer.is_frozen(box.groups):
+            box.hold_still()
         box.settle_unfinished()
 
     def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:
@@ -334,6 +400,7 @@ class Registry:
             if box.link is not None:
                 box.link.close()
         await self._cells.stop()
+        self._freezer.release()
         self._journal.close()
         for box in self._alive.values():
             box.log.close()

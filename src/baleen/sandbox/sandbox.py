@@ -20,6 +20,7 @@ from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
 from .errors import BoxGoneError
 from .files import Files
+from .images.base import Config
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
@@ -162,6 +163,25 @@ class Sandbox:
         async with _edge() as client:
             ended: Sequence[str] = await client.ask("reap", job=job)
         return ended
+
+    @staticmethod
+    async def pause_job(job: str) -> Sequence[str]:
+        """Pauses every box of a job; returns their ids."""
+        async with _edge() as client:
+            paused: Sequence[str] = await client.ask("pause_job", job=job)
+        return paused
+
+    @staticmethod
+    async def resume_job(job: str) -> Sequence[str]:
+        """Lets every box of a job go on; returns their ids."""
+        async with _edge() as client:
+            resumed: Sequence[str] = await client.ask("resume_job", job=job)
+        return resumed
+
+    @property
+    def config(self) -> Config:
+        """What the image says of how commands run: variables, user, folder, entry point."""
+        return Config.from_data(self._about["config"])
 
     @property
     def trajectory(self) -> Path:
@@ -309,6 +329,49 @@ class Sandbox:
         """
         digest: str = await self._ask("commit", name=name)
         return digest
+
+    async def snapshot(self, name: str | None = None) -> str:
+        """Keeps this box's files as a layer; returns the image to create boxes of.
+
+        Raises:
+            UnsupportedError: the edge is an ordinary user's.
+            BoxGoneError: the box has ended.
+        """
+        return await self.commit(name)
+
+    async def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        """Makes ``n`` boxes that begin with this one's files and limits.
+
+        Processes do not go along. Each child has its own id, host name, log and ids on the host;
+        keys used here are unknown there; random numbers come from the kernel, never from here.
+
+        Raises:
+            UnsupportedError: the edge is an ordinary user's.
+            CapacityError, LaunchError: not all could be made; none is left.
+        """
+        if n < 1:
+            raise UsageError(f"fork({n}) makes nothing")
+        requests = [f"r{uuid.uuid4().hex}" for _ in range(n)]
+        children = []
+        for about in await self._ask("fork", requests=requests):
+            client = _Shared.acquire()
+            client.hold(about["box"])
+            children.append(Sandbox(client, about))
+        return children
+
+    async def pause(self) -> None:
+        """Stops every process of the box where it is. Any later request lets it go on.
+
+        A paused box does not expire, and no time passes for its commands' timeouts.
+
+        Raises:
+            UnsupportedError: this host offers no freezer to this user.
+        """
+        await self._ask("pause")
+
+    async def resume(self) -> None:
+        """Lets a paused box go on. Again: does nothing."""
+        await self._ask("resume")
 
     async def _ask(self, do: str, **arguments: Any) -> Any:
         if self._client is None:

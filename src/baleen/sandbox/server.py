@@ -85,6 +85,12 @@ class Client:
             answer = {"id": request, "error": to_wire(_known(error, message))}
         self.link.send(answer)
 
+    async def _wake(self, box_id: str) -> None:
+        """Whatever is asked of a paused box wakes it."""
+        box = self._registry.find(box_id)
+        if box.is_paused and box.ended is None:
+            await self._registry.resume(box_id)
+
     def _run(self, message: Message) -> None:
         """The one request that has no task of its own: it is the most frequent by far."""
         request = message["id"]
@@ -97,6 +103,10 @@ class Client:
 
         try:
             box = self._registry.find(message["box"])
+            if box.is_paused:
+                task = asyncio.create_task(self._wake(box.id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             on_output = self._relay(request) if message.get("live") else None
             box.run(message["key"], message["job"], done, on_output)
         except Exception as error:
@@ -164,11 +174,30 @@ class Client:
         box = self._registry.find(message["box"])
         if box.ended is not None or box.link is None:
             raise gone(box.id, box.ended or Cause.NODE_LOST)
+        await self._wake(box.id)
         box.idle_since = time.monotonic()
         return await box.link.file(message["op"], message["path"], **message["arguments"])
 
     async def commit(self, message: Message) -> Any:
         return await self._registry.commit(message["box"], message["name"])
+
+    async def fork(self, message: Message) -> Any:
+        children = await self._registry.fork(message["box"], message["requests"])
+        for child in children:
+            self._hold(child)
+        return [self._about(child) for child in children]
+
+    async def pause(self, message: Message) -> Any:
+        await self._registry.pause(message["box"])
+
+    async def resume(self, message: Message) -> Any:
+        await self._registry.resume(message["box"])
+
+    async def pause_job(self, message: Message) -> Any:
+        return await self._registry.of_job(message["job"], self._registry.pause)
+
+    async def resume_job(self, message: Message) -> Any:
+        return await self._registry.of_job(message["job"], self._registry.resume)
 
     async def close(self, message: Message) -> Any:
         box = self._registry.find(message["box"])
@@ -186,6 +215,7 @@ class Client:
                 "created_at": box.created_at,
                 "busy": box.is_busy,
                 "clients": box.clients,
+                "paused": box.is_paused,
                 "pid": box.pid,
             }
             for box in self._registry.boxes
@@ -234,6 +264,11 @@ _HANDLERS: dict[str, _Handler] = {
         "port",
         "file",
         "commit",
+        "fork",
+        "pause",
+        "resume",
+        "pause_job",
+        "resume_job",
         "close",
         "list",
         "reap",

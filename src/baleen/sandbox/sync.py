@@ -135,6 +135,14 @@ class Sandbox:
     def reap(job: str | None = None) -> Sequence[str]:
         return _wait(AsyncSandbox.reap(job))
 
+    @staticmethod
+    def pause_job(job: str) -> Sequence[str]:
+        return _wait(AsyncSandbox.pause_job(job))
+
+    @staticmethod
+    def resume_job(job: str) -> Sequence[str]:
+        return _wait(AsyncSandbox.resume_job(job))
+
     @property
     def trajectory(self) -> Path:
         return self._box.trajectory
@@ -162,6 +170,18 @@ class Sandbox:
 
     def commit(self, name: str | None = None) -> str:
         return _wait(self._box.commit(name))
+
+    def snapshot(self, name: str | None = None) -> str:
+        return _wait(self._box.snapshot(name))
+
+    def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        return [Sandbox(child) for child in _wait(self._box.fork(n))]
+
+    def pause(self) -> None:
+        _wait(self._box.pause())
+
+    def resume(self) -> None:
+        _wait(self._box.resume())
 
     def close(self) -> None:
         _wait(self._box.close())
