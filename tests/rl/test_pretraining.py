@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from baleen.model import Trace, Transformer
+from baleen.model.rounding import rounded_weights
 from baleen.rl.pretraining import PretrainingConfig, TextBatch, losses, new_optimizer, train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model" / "support"))
@@ -178,3 +179,23 @@ def test_packed_gradients_are_those_of_each_document_alone(make_model: Make) -> 
         if parameter.grad is not None:
             scale = parameter.grad.abs().max().clamp(min=1e-4)
             assert (ours[name] - parameter.grad).abs().max() <= 2e-4 * scale, name
+
+
+def test_training_for_fp4_minimises_the_loss_of_what_a_file_holds(make_model: Make) -> None:
+    batch = TextBatch.rows(random_ids(2, 40))
+    config = PretrainingConfig(
+        steps=10, warmup_steps=1, lr_matrix=0.02, lr_other=0.01, weight_format="fp4"
+    )
+    model = whole(make_model, 7)
+
+    def loss_of_the_file() -> float:
+        with rounded_weights(model, "fp4"), torch.no_grad():
+            return losses(model, batch, Trace(teaches_indexer=True))["loss"].item()
+
+    optimizer = new_optimizer(model, config)
+    curve = [loss_of_the_file()]
+    for step in range(config.steps):
+        metrics = train_step(model, optimizer, batch, config, step)
+        assert metrics["loss"] == pytest.approx(curve[-1], rel=1e-4)
+        curve.append(loss_of_the_file())
+    assert curve[-1] < curve[0] - 2

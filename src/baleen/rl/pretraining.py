@@ -31,6 +31,7 @@ from baleen.model.losses import (
     sequence_balance_loss,
 )
 from baleen.model.packing import Packing, pack
+from baleen.model.rounding import rounded_weights
 from baleen.rl.objective import clip_gradients
 from baleen.rl.optimizer import HybridOptimizer
 from baleen.rl.parallel import average_gradients, total
@@ -52,6 +53,8 @@ class PretrainingConfig:
     final_lr: float = 0.1
     clip: float = 1.0
     teaches_indexer: bool = True
+    weight_format: str = "fp32"
+    """Passes run on weights rounded as in a file of this format; "fp4" for a last stretch."""
 
     @property
     def decay_start(self) -> int:
@@ -124,9 +127,11 @@ def train_step(
 ) -> dict[str, float]:
     """One gradient step; returns each loss and the gradient's norm."""
     trace = Trace(teaches_indexer=config.teaches_indexer)
-    found = losses(model, batch, trace)
     weights = {"mtp": config.mtp_weight(step), "balance": SEQUENCE_BALANCE_WEIGHT}
-    torch.stack([loss * weights.get(name, 1.0) for name, loss in found.items()]).sum().backward()
+    with rounded_weights(model, config.weight_format):
+        found = losses(model, batch, trace)
+        weighted = [loss * weights.get(name, 1.0) for name, loss in found.items()]
+        torch.stack(weighted).sum().backward()
     average_gradients(model)
     norm = clip_gradients(model, config.clip)
     optimizer.step(config.lr_factor(step))
