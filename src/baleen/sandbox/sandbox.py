@@ -317,27 +317,18 @@ class Sandbox:
         """
         return f"127.0.0.1:{await self._ask('port', port=number)}"
 
-    async def commit(self, name: str | None = None) -> str:
+    async def snapshot(self, name: str | None = None) -> str:
         """Makes an image of this box's files and returns its digest; ``name`` names it.
 
-        Its processes stand still meanwhile. Mounted folders, ``/proc``, ``/sys`` and ``/dev`` are
-        not part of it.
+        What was written becomes one more layer. Its processes stand still meanwhile. Mounted
+        folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
 
         Raises:
             UnsupportedError: the edge is an ordinary user's.
             BoxGoneError: the box has ended.
         """
-        digest: str = await self._ask("commit", name=name)
+        digest: str = await self._ask("snapshot", name=name)
         return digest
-
-    async def snapshot(self, name: str | None = None) -> str:
-        """Keeps this box's files as a layer; returns the image to create boxes of.
-
-        Raises:
-            UnsupportedError: the edge is an ordinary user's.
-            BoxGoneError: the box has ended.
-        """
-        return await self.commit(name)
 
     async def fork(self, n: int = 1) -> Sequence[Sandbox]:
         """Makes ``n`` boxes that begin with this one's files and limits.
