@@ -126,8 +126,12 @@ async def test_opencode_finishes_a_turn_with_a_call(served: Served, tmp_path: Pa
         "models": {"v4": {"name": "v4"}},
     }
     config = {"provider": {"x": provider}, "model": "x/v4"}
-    (tmp_path / "opencode.json").write_text(json.dumps(config))
-    text = await run(OPENCODE, "run", "Say a number with the shell.", folder=tmp_path)
+    path = tmp_path / "opencode.json"
+    path.write_text(json.dumps(config))
+    text = await run(
+        OPENCODE, "run", "-m", "x/v4", "Say a number with the shell.", folder=tmp_path,
+        OPENCODE_CONFIG=str(path), XDG_CONFIG_HOME=str(tmp_path / "config"),
+    )  # fmt: skip
     assert "the tool said 42" in text
     assert_prefix_was_reused(served)
 
