@@ -42,4 +42,4 @@ bench: setup
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf .venv native/target src/baleen/sandbox/bin
+	rm -rf .venv native/target src/baleen/sandbox/bin src/baleen/kernels/lib

@@ -1,10 +1,10 @@
 """The fifty outputs that broke parsers, read by every parser that can be had.
 
-    python benchmarks/protocol_peers.py --sglang sglang.whl --vllm vllm.whl
+    python benchmarks/protocol_peers.py
 
-deepseek-recipe runs if it is installed. Of SGLang and vLLM only the parsers are taken out of their
-wheels; whatever else they import is replaced by stand-ins that do nothing, so neither a GPU nor the
-rest of the package is needed. Each peer runs in a process of its own. Writes
+deepseek-recipe runs if it is installed. SGLang and vLLM are fetched by ``protocol_wheels.py``.
+Only their parsers are run; whatever else they import is replaced by stand-ins that do nothing, so
+neither a GPU nor the rest of the package is needed. Each peer runs in a process of its own. Writes
 ``benchmarks/results/protocol_peers.csv`` and the table in ``docs/protocol.md``.
 
 A row counts as read right if content, reasoning and calls are (arguments equal as JSON, keys in
@@ -20,18 +20,20 @@ import importlib.util
 import json
 import subprocess
 import sys
-import tempfile
 import types
-import zipfile
 from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from protocol_wheels import WheelUnavailable, folder_of
+
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "tests" / "protocol" / "data" / "adversarial.json"
 RESULTS = ROOT / "benchmarks" / "results" / "protocol_peers.csv"
 DOCS = ROOT / "docs" / "protocol.md"
+NEEDED = {"vllm": ["vllm"], "sglang": ["sglang", "orjson", "partial-json-parser"]}
+"""The wheels that a peer is made of, its own first."""
 PEERS = ("baleen, ids", "baleen", "recipe", "sglang", "vllm")
 
 
@@ -402,12 +404,10 @@ def judge(reader: Reader) -> dict[str, str]:
 # --- the table ---------------------------------------------------------------------------------
 
 
-def judge_apart(peer: str, library: str | None) -> dict[str, str] | None:
+def judge_apart(peer: str, libraries: list[str]) -> dict[str, str] | None:
     """Judge a peer in a process of its own; None if it cannot be had."""
-    command = [sys.executable, __file__, "--judge", peer]
-    done = subprocess.run(
-        [*command, *([library] if library else [])], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, __file__, "--judge", peer, *libraries]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{peer} is left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
@@ -436,32 +436,25 @@ def write_docs(text: str) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    arguments.add_argument("--sglang", help="wheel of SGLang")
-    arguments.add_argument("--vllm", help="wheel of vLLM")
     arguments.add_argument("--judge", nargs="+", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.judge:
-        if len(options.judge) > 1:
-            sys.path.insert(0, options.judge[1])
-        print(json.dumps(judge(READERS[options.judge[0]]())))
+        peer, *libraries = options.judge
+        sys.path[:0] = libraries
+        print(json.dumps(judge(READERS[peer]())))
         return
     columns: dict[str, dict[str, str]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for peer in PEERS:
-            wheel = getattr(options, peer, None)
-            if peer in ("sglang", "vllm"):
-                if wheel is None:
-                    continue
-                with zipfile.ZipFile(wheel) as archive:
-                    wanted = ("sglang/srt/function_call/", "vllm/parser/", "vllm/tool_parsers/")
-                    archive.extractall(
-                        folder, [n for n in archive.namelist() if n.startswith(wanted)]
-                    )
-            elif peer == "recipe" and importlib.util.find_spec("deepseek_recipe") is None:
-                continue
-            found = judge_apart(peer, folder if wheel else None)
-            if found is not None:
-                columns[peer] = found
+    for peer in PEERS:
+        if peer == "recipe" and importlib.util.find_spec("deepseek_recipe") is None:
+            continue
+        try:
+            libraries = [str(folder_of(name)) for name in NEEDED.get(peer, ())]
+        except WheelUnavailable as error:
+            print(f"{peer} is left out: {error}", file=sys.stderr)
+            continue
+        found = judge_apart(peer, libraries)
+        if found is not None:
+            columns[peer] = found
     text = table(columns)
     print(text)
     write_docs(text)

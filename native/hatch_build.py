@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,9 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
 BIN = ROOT / "src" / "baleen" / "sandbox" / "bin"
+KERNELS = ROOT / "src" / "baleen" / "kernels" / "lib"
+KERNELS_CPU = {"x86_64": "x86-64-v3"}
+"""The least processor that the kernels are built for, by machine. The loader checks for it."""
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -23,37 +28,55 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         build_native()
-        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{platform}"
+        build_data["tag"] = f"py3-none-{tag}"
         for binary in sorted(BIN.iterdir()):
             build_data["force_include"][str(binary)] = f"baleen/sandbox/bin/{binary.name}"
+        for library in sorted(KERNELS.glob("*.so")):
+            build_data["force_include"][str(library)] = f"baleen/kernels/lib/{library.name}"
 
 
 def build_native() -> None:
-    """Builds every binary of the workspace ``native/`` into ``src/baleen/sandbox/bin``.
+    """Builds the binaries of the workspace ``native/`` into ``src/baleen/sandbox/bin``, and the
+    kernels' library into ``src/baleen/kernels/lib``.
 
     Offline and with the standard library only; a second call is a no-op of cargo's.
     """
     cargo = shutil.which("cargo")
     if cargo is None:
         sys.exit(
-            "baleen: cargo not found. It builds the sandbox launcher and agent (native/). "
+            "baleen: cargo not found. It builds the sandbox launcher and agent and the model's "
+            "kernels (native/). "
             "Install Rust 1.75 or newer (Debian: apt-get install cargo), then run this again."
         )
-    subprocess.run(
-        [cargo, "build", "--release", "--offline", "--quiet", "--manifest-path", "Cargo.toml"],
-        cwd=NATIVE,
-        check=True,
-    )
+    _cargo(cargo, "--workspace", "--exclude", "baleen-kernels")
     BIN.mkdir(parents=True, exist_ok=True)
     for binary in (NATIVE / "target" / "release").iterdir():
         if binary.is_file() and binary.suffix == "" and binary.name.startswith("baleen-"):
-            target = BIN / binary.name
-            if not target.exists() or target.read_bytes() != binary.read_bytes():
-                partial = target.with_suffix(".partial")  # a running edge keeps its own inode
-                shutil.copy2(binary, partial)
-                partial.replace(target)
+            _install(binary, BIN / binary.name)
+    flags = os.environ.get("RUSTFLAGS", "")
+    if cpu := KERNELS_CPU.get(platform.machine()):
+        flags += f" -C target-cpu={cpu}"
+    # a folder of its own: other flags would build everything anew each time
+    folder = NATIVE / "target" / "kernels"
+    _cargo(cargo, "-p", "baleen-kernels", "--target-dir", str(folder), RUSTFLAGS=flags.strip())
+    KERNELS.mkdir(parents=True, exist_ok=True)
+    name = "libbaleen_kernels.so"
+    _install(folder / "release" / name, KERNELS / name)
+
+
+def _cargo(cargo: str, *arguments: str, **environment: str) -> None:
+    command = [cargo, "build", "--release", "--offline", "--quiet", *arguments]
+    subprocess.run(command, cwd=NATIVE, check=True, env={**os.environ, **environment})
+
+
+def _install(built: Path, target: Path) -> None:
+    """Replaces a file whose content changed; whoever has it open keeps the old one."""
+    if not target.exists() or target.read_bytes() != built.read_bytes():
+        partial = target.with_suffix(".partial")
+        shutil.copy2(built, partial)
+        partial.replace(target)
 
 
 if __name__ == "__main__":

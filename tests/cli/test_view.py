@@ -1,9 +1,8 @@
-"""`baleen view` and `baleen inspect` show what is in a folder, and refuse what is damaged."""
+"""`baleen view` shows what is in a folder, and refuses what is damaged."""
 
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -67,34 +66,3 @@ def test_a_file_that_is_no_trajectory_is_refused_with_its_first_breach(
     (tmp_path / "x.json").write_text("{}")
     assert main(["view", str(tmp_path / "x.json")]) == 1
     assert "schema_version: missing" in capsys.readouterr().err
-
-
-def model_folder(root: Path, offsets: tuple[int, int] = (0, 16), data: bytes = b"\0" * 16) -> Path:
-    (root / "config.json").write_text('{"model_type": "deepseek_v4", "hidden_size": 4}')
-    tensor = {"dtype": "F32", "shape": [2, 2], "data_offsets": offsets}
-    header = json.dumps({"__metadata__": {}, "embed.weight": tensor}).encode()
-    (root / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
-    return root
-
-
-def test_inspect_adds_up_tensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "--json", str(model_folder(tmp_path))]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["config"] == {"model_type": "deepseek_v4", "hidden_size": 4}
-    assert found["dtypes"] == {"F32": {"tensors": 1, "values": 4, "bytes": 16}}
-
-
-def test_inspect_names_the_tensor_that_is_cut_off(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["inspect", str(model_folder(tmp_path, data=b"\0" * 12))]) == 1
-    assert "tensor embed.weight" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_inspect_names_what_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    (model_folder(tmp_path) / name).unlink()
-    assert main(["inspect", str(tmp_path)]) == 1
-    assert "is it a model folder?" in capsys.readouterr().err

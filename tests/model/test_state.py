@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from baleen.errors import ConfigError, UsageError
+from baleen.kernels import Backend, using
 from baleen.model import Trace, Transformer
 from baleen.model.transformer import PREFILL_CHUNK
 
@@ -56,13 +59,47 @@ def test_any_chunking_gives_the_same_logits_and_the_same_choice(
     assert close(torch.cat(parts, dim=1), whole)
 
 
+@pytest.mark.parametrize("stepping", list(Backend))
+@pytest.mark.parametrize("streams", [2, 4])
 @torch.no_grad()
-def test_token_by_token_equals_one_call(make_model: Make) -> None:
-    model = make_model(3)
+def test_token_by_token_equals_one_call(make_model: Make, stepping: Backend, streams: int) -> None:
+    model = make_model(3, hc_mult=streams)
     ids = random_ids(1, 150)
+    with using(Backend.TORCH):
+        whole = model(ids)
     state = model.new_state()
-    steps = [model(ids[:, t : t + 1], state) for t in range(150)]
-    assert close(torch.cat(steps, dim=1), model(ids))
+    with using(stepping):
+        steps = [model(ids[:, t : t + 1], state) for t in range(150)]
+    assert close(torch.cat(steps, dim=1), whole)
+
+
+@torch.no_grad()
+def test_a_step_after_weights_changed_uses_the_new_ones(make_model: Make) -> None:
+    model, other = make_model(3), make_model(4)
+    ids = random_ids(1, 9)
+    for token in ids.split(1, dim=1):
+        model(token, model.new_state())
+    model.load_state_dict(other.state_dict())
+    assert close(model(ids[:, :1]), other(ids[:, :1]))
+    model.layers[1].attn.wq_a.weight = torch.nn.Parameter(model.layers[1].attn.wq_a.weight * 2)
+    with using(Backend.TORCH):
+        expected = model(ids[:, :1])
+    assert close(model(ids[:, :1]), expected)
+
+
+@torch.no_grad()
+def test_a_rolled_back_step_leaves_no_trace(make_model: Make) -> None:
+    model = make_model(7)
+    ids = random_ids(1, 200)
+    state = model.new_state()
+    model(ids[:, :40], state)
+    for start in range(40, 180, 7):
+        mark = state.mark()
+        for token in random_ids(1, 5, start).split(1, dim=1):
+            model(token, state)
+        state.rollback(mark)
+        last = [model(token, state) for token in ids[:, start : start + 7].split(1, dim=1)]
+    assert close(torch.cat(last, dim=1), model(ids[:, :180])[:, -7:])
 
 
 @torch.no_grad()
@@ -163,7 +200,7 @@ def test_bf16_cache_halves_entries_and_stays_near_fp32(make_model: Make) -> None
     difference = (model(ids, exact) - model(ids, compact)).abs().max()
     assert 0 < difference <= 0.05 * model(ids).abs().max()
     for full, half in zip(exact.layers, compact.layers, strict=True):
-        assert 2 * half.window.nbytes == full.window.nbytes
+        assert 2 * half.window.data.nbytes == full.window.data.nbytes
 
 
 def test_unusable_calls_are_refused(make_model: Make) -> None:
@@ -176,3 +213,15 @@ def test_unusable_calls_are_refused(make_model: Make) -> None:
         model(random_ids(1, 9), model.new_state(2))
     with pytest.raises(ConfigError, match="fp7"):
         model.new_state(kv_dtype="fp7")
+
+
+@torch.no_grad()
+def test_a_copied_or_pickled_model_steps_on_its_own_weights(make_model: Make) -> None:
+    model = make_model(5)
+    ids = random_ids(1, 1)
+    before = model(ids)
+    twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    for parameter in model.parameters():
+        parameter.zero_()
+    del model
+    assert all(torch.equal(twin(ids), before) for twin in twins)

@@ -6,15 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from baleen.model import Trace, Transformer
-from baleen.rl.corpus import IGNORED
-from baleen.rl.objective import (
-    balance_experts,
-    forward_behind_prefix,
-    indexer_loss,
-    sampled_logprobs,
-    set_selection,
-)
+from baleen.model import Transformer
+from baleen.model.losses import IGNORED
+from baleen.rl.objective import forward_behind_prefix, sampled_logprobs, set_selection
 
 Make = Callable[..., Transformer]
 
@@ -44,44 +38,6 @@ def test_gradients_behind_a_forked_prefix_equal_those_of_whole_sequences(make_mo
         if parameter.grad is not None:
             scale = parameter.grad.abs().max().clamp(min=1e-3)
             assert (ours[name] - parameter.grad).abs().max() <= 1e-4 * scale, name
-
-
-def test_the_lesson_moves_the_indexer_and_nothing_else(make_model: Make) -> None:
-    model = small(make_model)
-    trace = Trace(teaches_indexer=True)
-    model.hidden(torch.arange(120).unsqueeze(0), trace=trace)
-    indexer_loss([trace]).backward()
-    moved = {
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None and parameter.grad.abs().max() > 0
-    }
-    assert moved
-    assert all(".indexer." in name for name in moved)
-    wanted = {name for name, _ in model.named_parameters() if ".indexer." in name}
-    assert moved == wanted
-
-
-def test_the_lesson_is_zero_for_an_indexer_that_agrees(make_model: Make) -> None:
-    trace = Trace(teaches_indexer=True)
-    attention = torch.tensor([[[[0.1, 0.3, 0.2]], [[0.0, 0.0, 0.0]]]])  # B T H M
-    chosen = torch.tensor([[[True, True, True], [False, False, False]]])
-    scores = torch.tensor([[[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]]).log()
-    trace.scored(0, scores.nan_to_num(neginf=0.0), chosen)
-    trace.attended(0, attention)
-    assert trace.indexer_losses[0].abs().max() < 1e-6
-
-
-def test_balance_pushes_towards_even_load(make_model: Make) -> None:
-    model = small(make_model)
-    bias = model.layers[2].ffn.gate.bias
-    before = bias.clone()
-    trace = Trace()
-    with torch.no_grad():
-        model.hidden(torch.arange(200).unsqueeze(0), trace=trace)
-    load = torch.bincount(trace.routings[2].experts_LK.flatten(), minlength=len(bias)).float()
-    balance_experts(model, [trace])
-    assert torch.equal(torch.sign(bias - before), torch.sign(load.mean() - load))
 
 
 def test_selection_can_be_widened_and_restored(make_model: Make) -> None:

@@ -65,8 +65,8 @@ def test_equal_seeds_train_to_equal_bits_and_a_killed_run_too(
     def die(*_: object) -> None:
         raise KeyboardInterrupt
 
-    save = sft._snapshot
-    monkeypatch.setattr(sft, "_snapshot", lambda *args: (save(*args), die()))
+    save = sft.save_snapshot
+    monkeypatch.setattr(sft, "save_snapshot", lambda *args: (save(*args), die()))
     with pytest.raises(KeyboardInterrupt):
         train_sft(0, TINY, config, killed)
     monkeypatch.undo()

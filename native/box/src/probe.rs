@@ -1,6 +1,7 @@
 //! What this kernel allows this user, tried for real in a throw-away child; one line `name=value` each.
 
 use crate::cradle::map_only;
+use crate::layers;
 use crate::sys::*;
 use crate::zygote::new_range;
 use std::fs;
@@ -22,6 +23,8 @@ pub fn main() -> i32 {
     report("overlay", try_in_child(flags, move || enter().and_then(|()| overlay(root))));
     report("proc", try_in_child(flags, move || enter().and_then(|()| fresh_proc())));
     report("landlock", landlock());
+    report("erofs_file", try_in_child(CLONE_NEWNS, || erofs("file")));
+    report("erofs_loop", try_in_child(CLONE_NEWNS, || erofs("loop")));
     0
 }
 
@@ -57,6 +60,17 @@ fn overlay(root: bool) -> Res<()> {
     let extra = if root { "" } else { ",userxattr" };
     let options = format!("lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work{extra}");
     mount_fs("overlay", "/tmp/all", "overlay", 0, &options)
+}
+
+/// Whether image layers can be mounted, `how` being "file" or "loop".
+fn erofs(how: &str) -> Res<()> {
+    mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
+    // Not on a tmpfs: the kernel mounts files of disk file systems only.
+    let image = std::env::temp_dir().join(format!("baleen-probe-{}-{how}.erofs", std::process::id()));
+    fs::write(&image, layers::smallest_image()).named("write a probe image")?;
+    let result = layers::mount_image(&image.to_string_lossy(), how).map(drop);
+    let _ = fs::remove_file(&image);
+    result
 }
 
 fn landlock() -> Res<()> {

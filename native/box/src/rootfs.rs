@@ -3,6 +3,7 @@
 //! Runs in the box's own mount namespace, before the process gives up its rights. Every path inside
 //! the new root is resolved with `RESOLVE_IN_ROOT`, so links in an image cannot point a mount at the host.
 
+use crate::layers;
 use crate::msgpack::Value;
 use crate::sys::*;
 use std::fs;
@@ -12,6 +13,8 @@ use std::os::unix::fs::{chown, PermissionsExt};
 pub struct Builder<'a> {
     spec: &'a Value,
     userns: Option<&'a OwnedFd>,
+    /// The namespace that holds the mounted image layers, if the box stands on some.
+    keeper: Option<&'a OwnedFd>,
     /// First id of the box's range on the host; ordinary users map only themselves and chown nothing.
     id_base: Option<u32>,
     root: String,
@@ -22,7 +25,7 @@ pub struct Builder<'a> {
 /// Builds the tree and goes to its root; returns the host folders that could not be id-mapped.
 ///
 /// The host's tree stays reachable until `pivot_here`.
-pub fn build(spec: &Value, userns: Option<&OwnedFd>) -> Res<Vec<String>> {
+pub fn build(spec: &Value, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -> Res<Vec<String>> {
     mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
     let stage = spec.get("stage").str();
     let size = spec.get("disk_bytes").int().unwrap_or(1 << 30);
@@ -31,7 +34,7 @@ pub fn build(spec: &Value, userns: Option<&OwnedFd>) -> Res<Vec<String>> {
     std::env::set_current_dir(stage).named("chdir to stage")?;
     let id_base = userns.and(spec.get("id_base").int()).map(|n| n as u32);
     let mut builder =
-        Builder { spec, userns, id_base, root: format!("{stage}/root"), unmapped: Vec::new() };
+        Builder { spec, userns, keeper, id_base, root: format!("{stage}/root"), unmapped: Vec::new() };
     builder.directory("root", 0o755)?;
     for (index, layer) in spec.get("layers").list().iter().enumerate() {
         builder.overlay(index, layer)?;
@@ -40,8 +43,22 @@ pub fn build(spec: &Value, userns: Option<&OwnedFd>) -> Res<Vec<String>> {
     for bind in spec.get("binds").list() {
         builder.host_folder(bind)?;
     }
+    keep_uppers(stage)?;
     std::env::set_current_dir(&builder.root).named("chdir to the new root")?;
     Ok(builder.unmapped)
+}
+
+/// Process 1 keeps the folder of the upper layers under this number: through its `/proc/PID/fd` the edge
+/// reads what the box has written, at any time, and nobody in the box can.
+const UPPERS_FD: i32 = 100;
+
+fn keep_uppers(stage: &str) -> Res<()> {
+    extern "C" {
+        fn dup3(old: i32, new: i32, flags: i32) -> i32;
+    }
+    const O_CLOEXEC: i32 = 0o2000000;
+    let folder = open_path(stage)?;
+    check(unsafe { dup3(folder.as_raw_fd(), UPPERS_FD, O_CLOEXEC) }.into(), "keep the upper layers").map(drop)
 }
 
 impl Builder<'_> {
@@ -61,6 +78,10 @@ impl Builder<'_> {
     /// A detached copy of a host mount whose ids are the box's, as far as its file system can do that.
     fn host_tree(&mut self, path: &str, attrs: u64) -> Res<OwnedFd> {
         let tree = clone_tree(path, self.userns.is_none())?;
+        self.with_own_ids(tree, path, attrs)
+    }
+
+    fn with_own_ids(&mut self, tree: OwnedFd, path: &str, attrs: u64) -> Res<OwnedFd> {
         if self.userns.is_some() && set_mount_attr(&tree, attrs, self.userns).is_ok() {
             return Ok(tree);
         }
@@ -69,6 +90,17 @@ impl Builder<'_> {
         }
         set_mount_attr(&tree, attrs, None)?;
         Ok(tree)
+    }
+
+    /// A lower layer: a host folder, or an EROFS image that the keeper has mounted.
+    fn lower(&mut self, lower: &Value) -> Res<OwnedFd> {
+        let attrs = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV;
+        let (Value::Map(_), Some(keeper)) = (lower, self.keeper) else {
+            return self.host_tree(lower.str(), attrs);
+        };
+        let image = lower.get("erofs").str();
+        let tree = layers::tree(keeper, image)?;
+        self.with_own_ids(tree, image, attrs)
     }
 
     fn overlay(&mut self, index: usize, layer: &Value) -> Res<()> {
@@ -80,8 +112,8 @@ impl Builder<'_> {
         for (j, path) in layer.get("lower").list().iter().enumerate() {
             let place = format!("l{index}.{j}");
             fs::create_dir(&place).named(format!("mkdir {place}"))?;
-            let tree = self.host_tree(path.str(), MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV)?;
-            attach_mount(&tree, &open_path(&place)?, path.str())?;
+            let tree = self.lower(path)?;
+            attach_mount(&tree, &open_path(&place)?, &place)?;
             lowers.push(place);
         }
         let lowers = lowers.join(":");

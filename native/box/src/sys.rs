@@ -145,7 +145,7 @@ pub fn cstr(text: &str) -> Res<CString> {
     CString::new(text).map_err(|_| Fail { what: format!("text with a NUL byte: {text:?}"), errno: 0 })
 }
 
-fn owned(fd: c_long, what: &str) -> Res<OwnedFd> {
+pub fn owned(fd: c_long, what: &str) -> Res<OwnedFd> {
     check(fd, what).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
@@ -560,6 +560,9 @@ pub fn unblock_signals() {
     let set = SigSet([0; 16]);
     unsafe { sigprocmask(2, &set, std::ptr::null_mut()) };
 }
+
+/// The signal that a process gets when its parent dies.
+pub const PR_SET_PDEATHSIG: i32 = 1;
 
 pub fn set_prctl(op: c_int, value: u64, what: &str) -> Res<()> {
     check(unsafe { prctl(op, value, 0, 0, 0) }.into(), what).map(drop)

@@ -7,6 +7,7 @@ use crate::cgroup::Group;
 use crate::conn::Conn;
 use crate::cradle::{Cradle, Mode};
 use crate::frame::PROTOCOL;
+use crate::layers::Keeper;
 use crate::map;
 use crate::msgpack::Value;
 use crate::sys::*;
@@ -40,6 +41,8 @@ struct Zygote {
     removals: Vec<Removal>,
     /// User namespaces by first id: made once per range, reused by the boxes that follow each other.
     ranges: HashMap<i64, OwnedFd>,
+    /// Holds the mounted image layers, once a box has needed one.
+    keeper: Option<Keeper>,
 }
 
 pub fn main() -> i32 {
@@ -55,6 +58,7 @@ pub fn main() -> i32 {
         launches: Vec::new(),
         removals: Vec::new(),
         ranges: HashMap::new(),
+        keeper: None,
     };
     while zygote.turn().is_ok() {}
     zygote.spare.iter().for_each(Cradle::discard);
@@ -148,17 +152,39 @@ impl Zygote {
                 self.ranges.insert(base, new_range(base)?);
             }
         }
+        let needs_layers = frame.get("keeper").bool();
+        if needs_layers {
+            self.hold_layers(frame)?;
+        }
         let cradle = match self.spare.pop_front() {
             Some(cradle) => cradle,
             None => self.new_cradle()?,
         };
         let userns = range.filter(|_| self.mode.privileged).and_then(|base| self.ranges.get(&base));
-        if let Err(fail) = cradle.claim(frame, &listener, userns) {
+        let keeper = self.keeper.as_ref().filter(|_| needs_layers).map(Keeper::namespace);
+        if let Err(fail) = cradle.claim(frame, &listener, userns, keeper) {
             cradle.discard();
             return Err(fail);
         }
         let id = frame.get("id").str().to_string();
         self.launches.push((request, Launch { id, cradle }));
+        Ok(())
+    }
+
+    /// Sees to it that every EROFS layer of a box is mounted.
+    fn hold_layers(&mut self, frame: &Value) -> Res<()> {
+        if self.keeper.is_none() {
+            self.keeper = Some(Keeper::start(frame.get("stage").str())?);
+        }
+        let Some(keeper) = &mut self.keeper else { return Ok(()) };
+        keeper.sweep();
+        for layer in frame.get("layers").list() {
+            for lower in layer.get("lower").list() {
+                if let Value::Map(_) = lower {
+                    keeper.hold(lower.get("erofs").str(), frame.get("image_mount").str())?;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -225,8 +251,14 @@ impl Zygote {
             }
             let gone = removal.process.is_none() && removal.group.remove();
             if gone {
+                self.keeper.iter_mut().for_each(Keeper::sweep);
                 self.conn.send(&map! { "request" => removal.request, "gone" => true });
-            } else if Instant::now() > removal.give_up_at {
+                continue;
+            }
+            if removal.process.is_none() {
+                removal.group.kill();
+            }
+            if Instant::now() > removal.give_up_at {
                 let what = format!("box still has processes in {:?}", removal.group.dirs);
                 self.fail(removal.request, &Fail { what, errno: 16 });
             } else {

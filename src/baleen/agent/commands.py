@@ -80,23 +80,16 @@ class LoggedCommands:
             InDoubt: it was begun and has no result, or the log cannot be read.
             NeverRan: it was not begun.
         """
-        from baleen.sandbox.box import result_of
-        from baleen.sandbox.trajectory import Kind, read
+        from baleen.sandbox import recall
 
-        intent: int | None = None
         try:
-            for record in read(self._log):
-                if record.kind is Kind.INTENT and record.key == command_key(self._call, part):
-                    intent = record.seq
-                elif intent is not None and record.payload.get("intent") == intent:
-                    if record.kind is Kind.INFRA_FAIL:
-                        intent = None
-                    elif record.kind is Kind.RESULT:
-                        self.results.append(_result(result_of(self._log, record)))
-                        return self.results[-1]
+            ran = recall(self._log, command_key(self._call, part))
         except SandboxError as error:
             raise InDoubt from error
-        raise NeverRan if intent is None else InDoubt
+        if ran is None:
+            raise NeverRan
+        self.results.append(_result(ran))
+        return self.results[-1]
 
 
 def _result(ran: RunResult) -> CommandResult:

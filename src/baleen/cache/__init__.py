@@ -1,7 +1,20 @@
 """Where keys and values live: per-sequence state of a hybrid-compressed model."""
 
+from baleen.cache.blocks import DisjointState, OverlapState
 from baleen.cache.entries import EntryList
+from baleen.cache.slots import RunningSoftmax, TokenRing
 from baleen.cache.span import Span
-from baleen.cache.state import CompressorState, LayerShape, LayerState, Mark, State
+from baleen.cache.state import LayerShape, LayerState, Mark, State
 
-__all__ = ["CompressorState", "EntryList", "LayerShape", "LayerState", "Mark", "Span", "State"]
+__all__ = [
+    "DisjointState",
+    "EntryList",
+    "LayerShape",
+    "LayerState",
+    "Mark",
+    "OverlapState",
+    "RunningSoftmax",
+    "Span",
+    "State",
+    "TokenRing",
+]

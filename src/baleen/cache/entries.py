@@ -1,7 +1,8 @@
 """Compressed blocks of one layer: append-only, one list per row.
 
-Without gradients the list lives in a buffer that doubles, and appending writes in place. With
-gradients it is rebuilt by concatenation, so that autograd sees every block; both read the same.
+Without gradients the list lives in a buffer that doubles, and appending writes in place; capacity
+that was never written takes no memory but in small lists. With gradients it is rebuilt by
+concatenation, so that autograd sees every block; both read the same.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class EntryList:
         if torch.is_grad_enabled():
             self.data = torch.cat([self.values_BMw, new], dim=1)
         else:
-            self._reserve(end)
+            self.reserve(end)
             self.data[:, self.longest : end] = new
         self.counts_B = torch.full_like(self.counts_B, end)
         self.longest = end
@@ -43,10 +44,17 @@ class EntryList:
         valid_BM = torch.arange(new_BMw.shape[1]) < done_B.unsqueeze(1)
         rows, picks = torch.where(valid_BM)
         counts = self.counts_B + done_B
-        self._reserve(int(counts.max()))
+        end = int(counts.max())
+        self.reserve(end)
+        self.data[:, self.longest : end] = 0  # what a shorter row lacks must be a number
         self.data[rows, self.counts_B[rows] + picks] = new_BMw[rows, picks].to(self.data.dtype)
         self.counts_B = counts
-        self.longest = int(counts.max())
+        self.longest = end
+
+    def wrote(self, count: int) -> None:
+        """Counts blocks that another hand has written behind the last of every row."""
+        self.counts_B = self.counts_B + count
+        self.longest += count
 
     def truncate(self, counts_B: Tensor) -> None:
         """Forgets all but the first counts[b] blocks of row b; the buffer stays."""
@@ -56,15 +64,16 @@ class EntryList:
     def select(self, rows: Tensor) -> EntryList:
         """A copy holding the given rows, in that order; a row may be taken many times."""
         taken = EntryList(len(rows), self.data.shape[2], self.data.dtype)
-        taken.data = self.data[rows]
+        taken.data = self.values_BMw[rows]
         taken.truncate(self.counts_B[rows])
         return taken
 
-    def _reserve(self, capacity: int) -> None:
+    def reserve(self, capacity: int) -> None:
+        """Makes room for so many blocks in each row."""
         held = self.data.shape[1]
         if capacity > held:
             grown = max(capacity, 2 * held, FIRST_CAPACITY)
             shape = (self.data.shape[0], grown, self.data.shape[2])
-            data = torch.zeros(shape, dtype=self.data.dtype)
-            data[:, :held] = self.data
+            data = torch.empty(shape, dtype=self.data.dtype)
+            data[:, : self.longest] = self.values_BMw
             self.data = data

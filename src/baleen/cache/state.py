@@ -1,12 +1,11 @@
 """Everything that a sequence needs to go on: per layer the window, blocks, and half-built blocks.
 
 A layer holds
-- ``window`` [B, W-1, D]: the last W-1 rotated latents, each both key and value;
-- ``compressor.tail`` [B, K, 2kc]: content and gate projections of the tokens that a coming block
-  may still need (2m-1 tokens where blocks overlap, m-1 where they do not);
+- ``window`` [B, W, D]: a ring of the last W rotated latents, each both key and value;
+- ``compressor.pending``: what the next block is made of, of a fixed size;
 - ``compressor.entries``: finished blocks; CSA layers hold the same twice, once for the indexer.
 
-Windows and tails are replaced, never written into, and block lists only grow. So a mark is a
+Rings and sums are copied before they change under a mark, and block lists only grow. So a mark is a
 handful of references, and rolling back to it is exact.
 """
 
@@ -19,11 +18,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from baleen.cache.blocks import DisjointState, OverlapState
 from baleen.cache.entries import EntryList
+from baleen.cache.slots import Slots, TokenRing
 from baleen.cache.span import Span
 from baleen.errors import ConfigError, UsageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 KV_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -40,57 +41,45 @@ class LayerShape(NamedTuple):
 
 
 @dataclass
-class CompressorState:
-    """Finished blocks and the tokens that the next block is made of."""
-
-    tail: Tensor
-    entries: EntryList
-
-    @classmethod
-    def empty(
-        cls, batch_size: int, shape: LayerShape, width: int, dtype: torch.dtype
-    ) -> CompressorState:
-        factor = 2 if shape.overlap else 1
-        tail = torch.zeros(batch_size, factor * shape.ratio - 1, 2 * factor * width)
-        tail[..., factor * width :] = -torch.inf  # a gate of -inf: tokens before the first weigh 0
-        return cls(tail, EntryList(batch_size, width, dtype))
-
-    def advance(self, projected_BTw: Tensor, span: Span) -> Tensor:
-        """Joins the tail with this call's projections, keeps the new tail, returns the whole."""
-        joined = torch.cat([self.tail, projected_BTw], dim=1)
-        self.tail = last_tokens(joined, span, self.tail.shape[1])
-        return joined
-
-
-def last_tokens(joined_BSw: Tensor, span: Span, keep: int) -> Tensor:
-    """The `keep` tokens that end at each row's last real one, of a tail of `keep` joined with a
-    call.
-    """
-    if span.start is not None:
-        last = joined_BSw[:, joined_BSw.shape[1] - keep :]
-        return last if torch.is_grad_enabled() else last.clone()  # a view would pin the whole call
-    index = span.counts_B.unsqueeze(1) + torch.arange(keep)
-    return joined_BSw[torch.arange(len(joined_BSw)).unsqueeze(1), index]
-
-
-@dataclass
 class LayerState:
     """One layer's share of a `State`."""
 
-    window: Tensor
-    compressor: CompressorState | None
-    indexer: CompressorState | None
+    window: TokenRing
+    compressor: OverlapState | DisjointState | None
+    indexer: OverlapState | None
 
-    def compressors(self) -> list[CompressorState]:
-        return [part for part in (self.compressor, self.indexer) if part is not None]
+    @classmethod
+    def empty(
+        cls, shape: LayerShape, window: int, batch_size: int, dtype: torch.dtype
+    ) -> LayerState:
+        compressor: OverlapState | DisjointState | None = None
+        indexer = None
+        if shape.overlap:
+            compressor = OverlapState.empty(batch_size, shape.ratio, shape.head_dim, dtype)
+            indexer = OverlapState.empty(batch_size, shape.ratio, shape.index_head_dim, dtype)
+        elif shape.ratio:
+            compressor = DisjointState.empty(batch_size, shape.ratio, shape.head_dim, dtype)
+        ring = TokenRing(torch.zeros(batch_size, window, shape.head_dim, dtype=dtype))
+        return cls(ring, compressor, indexer)
+
+    def parts(self) -> list[tuple[str, OverlapState | DisjointState]]:
+        """The compressors' states by name."""
+        named = (("compressor", self.compressor), ("indexer", self.indexer))
+        return [(name, part) for name, part in named if part is not None]
+
+    def select(self, rows: Tensor) -> LayerState:
+        return LayerState(
+            self.window.select(rows),
+            self.compressor and self.compressor.select(rows),
+            self.indexer and self.indexer.select(rows),
+        )
 
 
 class Mark(NamedTuple):
     """A point to roll back to; cheap, and valid as long as its state lives."""
 
     lengths_B: Tensor
-    windows: list[Tensor]
-    tails: list[Tensor]
+    slots: list[Tensor]
     counts: list[Tensor]
 
 
@@ -114,7 +103,7 @@ class State:
         self.kv_dtype, self.max_len = kv_dtype, max_len
         dtype = KV_DTYPES[kv_dtype]
         self.lengths_B = torch.zeros(batch_size, dtype=torch.int64)
-        self.layers = [_empty_layer(shape, window, batch_size, dtype) for shape in shapes]
+        self.layers = [LayerState.empty(shape, window, batch_size, dtype) for shape in shapes]
 
     @property
     def batch_size(self) -> int:
@@ -137,38 +126,26 @@ class State:
 
     def mark(self) -> Mark:
         """Remembers this point; see `rollback`."""
-        parts = self._parts()
         return Mark(
             self.lengths_B,
-            [layer.window for layer in self.layers],
-            [part.tail for part in parts],
-            [part.entries.counts_B for part in parts],
+            [slots.mark() for slots in self._slots()],
+            [entries.counts_B for entries in self._entries()],
         )
 
     def rollback(self, mark: Mark) -> None:
         """Returns to a mark taken on this state, bit for bit; later marks become invalid."""
         self.lengths_B = mark.lengths_B
-        for layer, window in zip(self.layers, mark.windows, strict=True):
-            layer.window = window
-        for part, tail, counts in zip(self._parts(), mark.tails, mark.counts, strict=True):
-            part.tail = tail
-            part.entries.truncate(counts)
+        for slots, marked in zip(self._slots(), mark.slots, strict=True):
+            slots.rollback(marked)
+        for entries, counts in zip(self._entries(), mark.counts, strict=True):
+            entries.truncate(counts)
 
     def select(self, rows: Tensor) -> State:
         """A copy with the given rows, in that order; a row taken many times is a forked prefix."""
         taken = State.__new__(State)
         taken.kv_dtype, taken.max_len = self.kv_dtype, self.max_len
         taken.lengths_B = self.lengths_B[rows]
-        taken.layers = [
-            LayerState(
-                layer.window[rows],
-                *(
-                    part and CompressorState(part.tail[rows], part.entries.select(rows))
-                    for part in (layer.compressor, layer.indexer)
-                ),
-            )
-            for layer in self.layers
-        ]
+        taken.layers = [layer.select(rows) for layer in self.layers]
         return taken
 
     def save(self, path: str | Path, extra: dict[str, str] | None = None) -> None:
@@ -206,43 +183,32 @@ class State:
             raise ConfigError(f"{path} was saved by a model of another shape")
         self.lengths_B = tensors["lengths"]
         for number, layer in enumerate(self.layers):
-            layer.window = tensors[f"{number}.window"]
-            for kind, part in _named_parts(layer):
-                part.tail = tensors[f"{number}.{kind}.tail"]
+            layer.window.replace(tensors[f"{number}.window"])
+            for kind, part in layer.parts():
+                part.pending.replace(tensors[f"{number}.{kind}.pending"])
                 part.entries.data = tensors[f"{number}.{kind}.entries"]
                 part.entries.truncate(tensors[f"{number}.{kind}.entries.counts"])
         return header
 
-    def _parts(self) -> list[CompressorState]:
-        return [part for layer in self.layers for part in layer.compressors()]
+    def _slots(self) -> list[Slots]:
+        found: list[Slots] = []
+        for layer in self.layers:
+            found.append(layer.window)
+            found += [part.pending for _, part in layer.parts()]
+        return found
+
+    def _entries(self) -> list[EntryList]:
+        return [part.entries for layer in self.layers for _, part in layer.parts()]
 
     def _tensors(self, trimmed: bool = False) -> list[tuple[str, Tensor]]:
         named: list[tuple[str, Tensor]] = []
         for number, layer in enumerate(self.layers):
-            named.append((f"{number}.window", layer.window))
-            for kind, part in _named_parts(layer):
+            named.append((f"{number}.window", layer.window.data))
+            for kind, part in layer.parts():
                 entries = part.entries
-                named.append((f"{number}.{kind}.tail", part.tail))
+                named.append((f"{number}.{kind}.pending", part.pending.data))
                 data = entries.values_BMw if trimmed else entries.data
                 named.append((f"{number}.{kind}.entries", data))
                 if trimmed:
                     named.append((f"{number}.{kind}.entries.counts", entries.counts_B))
         return named
-
-
-def _named_parts(layer: LayerState) -> list[tuple[str, CompressorState]]:
-    named = (("compressor", layer.compressor), ("indexer", layer.indexer))
-    return [(name, part) for name, part in named if part is not None]
-
-
-def _empty_layer(shape: LayerShape, window: int, batch_size: int, dtype: torch.dtype) -> LayerState:
-    def compressor(width: int) -> CompressorState | None:
-        if not shape.ratio or not width:
-            return None
-        return CompressorState.empty(batch_size, shape, width, dtype)
-
-    return LayerState(
-        torch.zeros(batch_size, window - 1, shape.head_dim, dtype=dtype),
-        compressor(shape.head_dim),
-        compressor(shape.index_head_dim),
-    )

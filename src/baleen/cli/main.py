@@ -34,7 +34,13 @@ VERBS = {
     "serve": Verb("baleen.cli.serve", "serve", "Serve a model to OpenAI and Anthropic clients."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
+    "image": Verb("baleen.cli.image", "image", "Make, fetch and remove images of sandboxes."),
+    "mcp": Verb("baleen.cli.mcp", "mcp", "Serve a sandbox's tools to an MCP client."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
+    "cost": Verb("baleen.cli.cost", "cost", "Say what cache and tokens of a model cost."),
+    "convert": Verb(
+        "baleen.cli.convert", "convert", "Rewrite a model folder in another number format."
+    ),
     "inspect": Verb("baleen.cli.inspect", "inspect", "Say what is in a model folder."),
     "doctor": Verb("baleen.cli.doctor", "doctor", "Check what this machine can do."),
 }

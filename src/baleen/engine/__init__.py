@@ -4,5 +4,14 @@ from baleen.engine.batch import Batch, Completion
 from baleen.engine.engine import Engine
 from baleen.engine.sampling import SampledToken, Sampling
 from baleen.engine.session import Session
+from baleen.engine.speculation import DraftingSession
 
-__all__ = ["Batch", "Completion", "Engine", "SampledToken", "Sampling", "Session"]
+__all__ = [
+    "Batch",
+    "Completion",
+    "DraftingSession",
+    "Engine",
+    "SampledToken",
+    "Sampling",
+    "Session",
+]

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from baleen.assets import nano_dir
 from baleen.engine.session import Session
+from baleen.engine.speculation import DraftingSession
 from baleen.errors import CheckpointError
 from baleen.model import ModelConfig, Transformer
 
@@ -44,6 +45,11 @@ class Engine:
     def config(self) -> ModelConfig:
         return self.model.config
 
-    def session(self) -> Session:
-        """A new, empty conversation."""
-        return Session(self.model)
+    def session(self, draft_tokens: int = 0) -> Session:
+        """A new, empty conversation; with `draft_tokens` it decodes speculatively, to the same
+        tokens.
+
+        Raises:
+            UsageError: drafts are asked of a model without an MTP block.
+        """
+        return DraftingSession(self.model, draft_tokens) if draft_tokens else Session(self.model)

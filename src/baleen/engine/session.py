@@ -44,10 +44,14 @@ class Session:
         held = len(self.token_ids)
         self.reused_tokens += held
         self.prefilled_tokens += len(prompt_ids) - held
-        logits = self._feed(prompt_ids[held:])
+        logits = self._prefill(prompt_ids[held:])
         self._marks.append((len(self.token_ids), self._state.mark()))
+        yield from self._continue(logits, sampling)
+
+    def _continue(self, logits: torch.Tensor, sampling: Sampling) -> Iterator[SampledToken]:
+        """Samples on from the logits [1, V] behind the prompt."""
         for count in range(sampling.max_tokens):
-            draw = torch.tensor([uniform(sampling.seed, len(self.token_ids))])
+            draw = torch.tensor([uniform(sampling.seed, len(self.token_ids))], dtype=torch.float64)
             ids, logprobs = pick(logits, sampling, draw)
             token = SampledToken(int(ids), float(logprobs))
             yield token
@@ -89,6 +93,10 @@ class Session:
         self._state, self.token_ids = state, token_ids
         empty = self.model.new_state(1).mark()
         self._marks = [(0, empty), (len(token_ids), state.mark())]
+
+    def _prefill(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Takes the new part of a prompt into the state; returns the logits [1, V] behind it."""
+        return self._feed(token_ids)
 
     def _feed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Takes tokens into the state; returns the logits [1, V] behind the last."""

@@ -1,29 +1,20 @@
 """Hybrid compressed attention: an exact window and compressed blocks under one softmax.
 
 One latent per token is key and value of every head. The softmax's denominator also holds a learned
-sink per head, realised here as a zero key whose logit is the sink: it takes weight and adds
-nothing. Source: DeepSeek-V4 report section 2.3; released inference code.
+sink per head. Source: DeepSeek-V4 report section 2.3; released inference code.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor, nn
 
 from baleen.cache import LayerState, Span
-from baleen.cache.state import last_tokens
+from baleen.kernels import Blocks, attend, norm_rotate, rotate_back
 from baleen.model.compressor import Compressor
 from baleen.model.config import LayerKind, ModelConfig
 from baleen.model.indexer import Indexer
-from baleen.model.layers import (
-    RMSNorm,
-    rms_normalize,
-    rope_frequencies,
-    rope_phases,
-    rotate_tail,
-)
+from baleen.model.layers import RMSNorm, rope_frequencies, rope_phases
 from baleen.model.trace import Trace
 
 
@@ -69,23 +60,29 @@ class Attention(nn.Module):
                 module.frequencies = frequencies
 
     def forward(self, x_BTd: Tensor, span: Span, state: LayerState, trace: Trace | None) -> Tensor:
-        phases = rope_phases(span.positions_BT, self.frequencies)
+        phases = self._phases(span)
         qr_BTC = self.q_norm(self.wq_a(x_BTd))
         q_BTHc = self.wq_b(qr_BTC).unflatten(-1, (self.heads, self.width))
-        q_BTHc = rms_normalize(q_BTHc, self.config.rms_norm_eps)
-        q_BTHc = rotate_tail(q_BTHc, phases.unsqueeze(-2))
-        kv_BTc = rotate_tail(self.kv_norm(self.wkv(x_BTd)), phases).to(state.window.dtype)
+        eps = self.config.rms_norm_eps
+        q_BTHc = norm_rotate(q_BTHc, None, phases, eps)
+        kv_BT1c = norm_rotate(self.wkv(x_BTd).unsqueeze(2), self.kv_norm.weight, phases, eps)
+        kv_BTc = kv_BT1c.squeeze(2).to(x_BTd.dtype).to(state.window.data.dtype)
         # blocks first: a query sees the block that its own token completes
-        blocks_BMc, allowed_BTM = self._blocks(x_BTd, qr_BTC, span, state, phases, trace)
-        window_BSc = torch.cat([state.window, kv_BTc], dim=1)
-        state.window = last_tokens(window_BSc, span, state.window.shape[1])
-        keys = torch.cat([torch.zeros_like(kv_BTc[:, :1]), window_BSc, blocks_BMc], dim=1).float()
-        allowed = self._allowed(span, window_BSc.shape[1], allowed_BTM)
-        o_BTHc = self._attend(q_BTHc, keys, allowed)
-        if trace is not None and trace.teaches_indexer and self.indexer is not None:
-            weights = self._block_weights(q_BTHc, keys, allowed, blocks_BMc.shape[1])
-            trace.attended(self.layer, weights)
-        return self._project(rotate_tail(o_BTHc, phases.conj().unsqueeze(-2)).to(x_BTd.dtype))
+        blocks = self._blocks(x_BTd, qr_BTC, span, state, phases, trace)
+        teaches = trace is not None and trace.teaches_indexer and self.indexer is not None
+        out, weights_BTHX = attend(
+            q_BTHc, self.attn_sink, state.window.data, kv_BTc, span.common_starts, blocks, teaches
+        )
+        state.window.write(kv_BTc, span)
+        if trace is not None and weights_BTHX is not None:
+            trace.attended(self.layer, weights_BTHX)
+        return self._project(rotate_back(out, phases).to(x_BTd.dtype))
+
+    def _phases(self, span: Span) -> Tensor:
+        key = ("tokens", self.kind is LayerKind.SWA)
+        if key not in span.derived:
+            span.derived[key] = rope_phases(span.positions_BT, self.frequencies)
+        return span.derived[key]
 
     def _blocks(
         self,
@@ -95,20 +92,21 @@ class Attention(nn.Module):
         state: LayerState,
         phases: Tensor,
         trace: Trace | None,
-    ) -> tuple[Tensor, Tensor]:
-        """This layer's blocks [B, M, c] and which of them each query attends, [B or 1, T, M]."""
+    ) -> Blocks | None:
+        """This layer's blocks and which of them each query attends."""
         if self.compressor is None or state.compressor is None:
-            empty = x_BTd.new_zeros(x_BTd.shape[0], 0, self.width, dtype=state.window.dtype)
-            return empty, torch.ones(1, span.width, 0, dtype=torch.bool)
+            return None
         self.compressor(x_BTd, span, state.compressor)
-        blocks = state.compressor.entries.values_BMw
-        complete_BT = (span.positions_BT + 1) // self.ratio
-        visible_BTM = torch.arange(blocks.shape[1]) < complete_BT.unsqueeze(-1)
-        if self.indexer is None or state.indexer is None:
-            chosen = visible_BTM
-        else:
-            chosen = self._choose(x_BTd, qr_BTC, span, state, phases, visible_BTM, trace)
-        return blocks, chosen if self.sees_blocks else torch.zeros_like(chosen)
+        limits_BT = (span.positions_BT + 1) // self.ratio
+        if span.start is None:  # a pad's position may lie beyond its row's blocks
+            counts_B = state.compressor.entries.counts_B
+            limits_BT = torch.minimum(limits_BT, counts_B.unsqueeze(1))
+        picks = None
+        if self.indexer is not None:
+            picks = self._choose(x_BTd, qr_BTC, span, state, phases, limits_BT, trace)
+        if not self.sees_blocks:
+            limits_BT, picks = torch.zeros_like(limits_BT), None
+        return Blocks(state.compressor.entries.values_BMw, limits_BT, picks)
 
     def _choose(
         self,
@@ -117,72 +115,26 @@ class Attention(nn.Module):
         span: Span,
         state: LayerState,
         phases: Tensor,
-        visible_BTM: Tensor,
+        limits_BT: Tensor,
         trace: Trace | None,
-    ) -> Tensor:
+    ) -> Tensor | None:
         assert self.indexer is not None
         assert state.indexer is not None, "the state was made for another schedule"
         if trace is not None and trace.teaches_indexer:
             # the indexer learns from the attention, and the attention never from the indexer
             x_BTd, qr_BTC = x_BTd.detach(), qr_BTC.detach()
         self.indexer.absorb(x_BTd, span, state.indexer)
-        keys = state.indexer.entries.values_BMw
-        if keys.shape[1] <= self.indexer.topk and trace is None:
-            return visible_BTM  # everything is kept, so there is nothing to score
-        scores = self.indexer.scores(x_BTd, qr_BTC, keys, phases.unsqueeze(-2))
-        chosen = self.indexer.choose(scores.detach(), visible_BTM)
+        keys_BMc = state.indexer.entries.values_BMw
+        num_blocks = keys_BMc.shape[1]
+        if num_blocks <= self.indexer.topk and trace is None:
+            return None  # everything is kept, so there is nothing to score
+        query = self.indexer.queries(x_BTd, qr_BTC, phases)
+        picks = None
+        if num_blocks > self.indexer.topk:
+            picks = self.indexer.select(*query, keys_BMc, limits_BT)
         if trace is not None:
-            trace.scored(self.layer, scores, chosen)
-        return chosen
-
-    def _allowed(self, span: Span, num_window: int, blocks_BTM: Tensor) -> Tensor:
-        """[B or 1, T, 1 + S + M]: the sink always, the window by distance, blocks as chosen."""
-        held = num_window - span.width
-        query_T1 = torch.arange(span.width).unsqueeze(1)
-        key_S = torch.arange(num_window) - held  # relative to the call's first token
-        near_TS = (key_S <= query_T1) & (key_S > query_T1 - held - 1)
-        starts = span.starts_B if span.start is None else span.starts_B[:1]
-        window_BTS = near_TS & (starts.unsqueeze(1) + key_S >= 0).unsqueeze(1)
-        batch = max(len(window_BTS), len(blocks_BTM))
-        sink = torch.ones(1, 1, 1, dtype=torch.bool).expand(batch, span.width, 1)
-        parts = [sink, *(part.expand(batch, -1, -1) for part in (window_BTS, blocks_BTM))]
-        return torch.cat(parts, dim=-1)
-
-    def _attend(self, q_BTHc: Tensor, keys_BSc: Tensor, allowed_BTS: Tensor) -> Tensor:
-        """softmax(q k / sqrt(c)) k over the allowed keys, with the sink in the denominator.
-
-        The sink rides in one more dimension: queries carry their head's sink there, and only key 0,
-        which is zero elsewhere, answers with 1. So its logit is the sink, unscaled, its value is 0,
-        and a plain fused kernel does the rest.
-        """
-        queries, keys = self._with_sink(q_BTHc, keys_BSc)
-        mask = allowed_BTS.unsqueeze(2).expand(-1, -1, self.heads, -1).flatten(1, 2)
-        out = nn.functional.scaled_dot_product_attention(
-            queries.unsqueeze(1), keys.unsqueeze(1), keys.unsqueeze(1), mask.unsqueeze(1), scale=1.0
-        )
-        o_BTHc: Tensor = out.squeeze(1)[..., : self.width].unflatten(1, (-1, self.heads))
-        return o_BTHc
-
-    def _with_sink(self, q_BTHc: Tensor, keys_BSc: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled queries [B, T*H, c + pad] and keys [B, S, c + pad], the sink's dimension first in
-        the padding; the rest keeps rows aligned for vector loads."""
-        pad = 8
-        sink_H1 = self.attn_sink.float().unsqueeze(1)
-        sink = nn.functional.pad(sink_H1, (0, pad - 1)).expand(*q_BTHc.shape[:2], -1, -1)
-        queries = torch.cat([q_BTHc / math.sqrt(self.width), sink], dim=-1).flatten(1, 2)
-        keys = nn.functional.pad(keys_BSc, (0, pad))
-        keys[:, 0, self.width] = 1.0
-        return queries, keys
-
-    @torch.no_grad()
-    def _block_weights(
-        self, q_BTHc: Tensor, keys_BSc: Tensor, allowed_BTS: Tensor, blocks: int
-    ) -> Tensor:
-        """The joint softmax's weights on the blocks, [B, T, H, M], for the indexer's lesson."""
-        queries, keys = self._with_sink(q_BTHc, keys_BSc)
-        logits = (queries @ keys.transpose(1, 2)).unflatten(1, (-1, self.heads))
-        weights: Tensor = logits.masked_fill_(~allowed_BTS.unsqueeze(2), -torch.inf).softmax(-1)
-        return weights[..., weights.shape[-1] - blocks :]
+            trace.scored(self.layer, self.indexer.scores(*query, keys_BMc), limits_BT, picks)
+        return picks
 
     def _project(self, o_BTHc: Tensor) -> Tensor:
         """Grouped low-rank output: each group of heads through its own wo_a, all through wo_b."""

@@ -12,9 +12,12 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baleen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from baleen.model.cost import CacheBytes, Flops, Parameters
 
 
 class LayerKind(StrEnum):
@@ -129,6 +132,24 @@ class ModelConfig:
         from baleen.model.config_file import config_dict
 
         return config_dict(self)
+
+    def flops(self, context: int) -> Flops:
+        """Operations of decoding one token at the end of `context` tokens, by part."""
+        from baleen.model import cost
+
+        return cost.flops(self, context)
+
+    def cache_bytes(self, context: int, kind: str = "fp8") -> CacheBytes:
+        """Bytes that a sequence of `context` tokens keeps, by part; kind as `kv_dtype`."""
+        from baleen.model import cost
+
+        return cost.cache_bytes(self, context, kind)
+
+    def parameters(self) -> Parameters:
+        """Numbers in the weights, all and those that one token takes."""
+        from baleen.model import cost
+
+        return cost.parameters(self)
 
     def layer_kind(self, layer: int) -> LayerKind:
         ratio = self.compress_ratios[layer]

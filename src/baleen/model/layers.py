@@ -1,4 +1,4 @@
-"""The small pieces: RMSNorm, rotary positions, SwiGLU.
+"""The small pieces: RMSNorm and rotary positions.
 
 Letters: B batch, T query tokens, S key positions, M compressed blocks, H heads, D head width,
 R rope width, E experts, I expert width, N residual streams, d model width.
@@ -12,13 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baleen.kernels.precision import widen
 from baleen.model.config import YarnScaling
-
-
-def rms_normalize(x: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) over the last dimension, in fp32; no weight."""
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 class RMSNorm(nn.Module):
@@ -30,7 +25,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps)
+        normed: Tensor = F.rms_norm(widen(x), x.shape[-1:], widen(self.weight), self.eps)
         return normed.to(x.dtype)
 
 
@@ -64,17 +59,3 @@ def rope_phases(positions: Tensor, frequencies: Tensor) -> Tensor:
     """
     angle = positions.to(torch.float64).unsqueeze(-1) * frequencies
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
-
-
-def rotate_tail(x: Tensor, phases: Tensor) -> Tensor:
-    """Turns the last R dims of x, as R/2 interleaved pairs, by `phases` ([..., R/2], broadcast)."""
-    rope_dim = phases.shape[-1] * 2
-    head, tail = x[..., :-rope_dim], x[..., -rope_dim:]
-    pairs = torch.view_as_complex(tail.float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * phases).flatten(-2).to(x.dtype)
-    return torch.cat([head, turned], dim=-1)
-
-
-def swiglu(gate: Tensor, up: Tensor, limit: float) -> Tensor:
-    """silu(min(gate, limit)) * clamp(up, -limit, limit), in fp32."""
-    return F.silu(gate.float().clamp(max=limit)) * up.float().clamp(-limit, limit)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baleen.errors import ConfigError
+from baleen.kernels import swiglu
+from baleen.kernels.precision import widen
 from baleen.model.config import ModelConfig
-from baleen.model.layers import swiglu
 
 
 class Routing(NamedTuple):
@@ -44,7 +45,7 @@ class Gate(nn.Module):
             self.bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
 
     def forward(self, x_Ld: Tensor, ids_L: Tensor) -> Routing:
-        scores = F.softplus(F.linear(x_Ld.float(), self.weight.float())).sqrt()
+        scores = F.softplus(F.linear(widen(x_Ld), widen(self.weight))).sqrt()
         if self.bias is None:
             experts = self.get_buffer("tid2eid")[ids_L]
         else:
@@ -68,19 +69,25 @@ class Experts(nn.Module):
         self.w2 = nn.Parameter(torch.empty(e, d, i))
 
     def forward(self, x_Ld: Tensor, routing: Routing) -> Tensor:
-        """Sum of the chosen experts' outputs, fp32 [L, d]; an expert listed twice counts twice."""
-        out = torch.zeros_like(x_Ld, dtype=torch.float32)
+        """Sum of the chosen experts' outputs, fp32 [L, d]; an expert listed twice counts twice.
+
+        Tokens are brought into the order of their experts once, so that each expert is one product
+        over a run of rows; a token's outputs are summed in the order of its choice.
+        """
         chosen = routing.experts_LK
-        used = range(self.w1.shape[0]) if len(x_Ld) > 1 else sorted(set(chosen[0].tolist()))
-        for expert in used:
-            rows, slots = torch.where(chosen == expert)
-            if len(rows) == 0:
-                continue
-            x = x_Ld[rows]
-            hidden = swiglu(x @ self.w1[expert].T, x @ self.w3[expert].T, self.limit)
-            hidden = hidden * routing.weights_LK[rows, slots].unsqueeze(-1)
-            out = out.index_add(0, rows, (hidden.to(x.dtype) @ self.w2[expert].T).float())
-        return out
+        order_R = chosen.flatten().argsort(stable=True)
+        x_Rd = x_Ld[order_R // chosen.shape[1]]
+        sizes = torch.bincount(chosen.flatten(), minlength=self.w1.shape[0]).tolist()
+        runs = [(e, x) for e, x in enumerate(x_Rd.split(sizes)) if len(x)]
+        gate_RI = torch.cat([x @ self.w1[e].T for e, x in runs])
+        up_RI = torch.cat([x @ self.w3[e].T for e, x in runs])
+        hidden_RI = swiglu(gate_RI, up_RI, self.limit, routing.weights_LK.flatten()[order_R])
+        parts = hidden_RI.to(x_Ld.dtype).split([len(x) for _, x in runs])
+        out_Rd = torch.cat([h @ self.w2[e].T for (e, _), h in zip(runs, parts, strict=True)])
+        place_R = torch.empty_like(order_R)
+        place_R[order_R] = torch.arange(len(order_R))
+        out_Ld: Tensor = widen(out_Rd)[place_R].unflatten(0, chosen.shape).sum(1)
+        return out_Ld
 
 
 class SharedExpert(nn.Module):
@@ -114,5 +121,5 @@ class MoE(nn.Module):
     def forward(self, x_BTd: Tensor, ids_BT: Tensor) -> tuple[Tensor, Routing]:
         x_Ld = x_BTd.flatten(0, 1)
         routing: Routing = self.gate(x_Ld, ids_BT.flatten())
-        routed = self.experts(x_Ld, routing) + self.shared_experts(x_Ld).float()
+        routed = self.experts(x_Ld, routing) + widen(self.shared_experts(x_Ld))
         return routed.to(x_BTd.dtype).view_as(x_BTd), routing

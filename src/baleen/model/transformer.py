@@ -4,21 +4,28 @@ decode.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from baleen.cache import LayerShape, LayerState, Span, State
 from baleen.errors import UsageError
+from baleen.kernels.streams import expand
 from baleen.model.attention import Attention
 from baleen.model.config import LayerKind, ModelConfig
-from baleen.model.hyper_connections import HyperConnection, StreamHead, collapse, expand
+from baleen.model.decoder import Decoder
+from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
 from baleen.model.trace import Trace
 
-PREFILL_CHUNK = 512
+if TYPE_CHECKING:
+    from baleen.model.checkpoint import Provenance
+
+PREFILL_CHUNK = 1024
 """Without gradients, longer calls go through the layers in pieces of so many tokens, so that memory
 grows with the piece and not with the square of the call. The result is the same."""
 
@@ -49,11 +56,11 @@ class Block(nn.Module):
     def forward(
         self, x_BTNd: Tensor, ids_BT: Tensor, span: Span, state: LayerState, trace: Trace | None
     ) -> Tensor:
-        mixing = self.hc_attn(x_BTNd)
-        attended = self.attn(self.attn_norm(collapse(x_BTNd, mixing.pre_BTN)), span, state, trace)
+        mixing = self.hc_attn(x_BTNd, self.attn_norm)
+        attended = self.attn(mixing.input_BTd, span, state, trace)
         x_BTNd = expand(attended, x_BTNd, mixing)
-        mixing = self.hc_ffn(x_BTNd)
-        fed, routing = self.ffn(self.ffn_norm(collapse(x_BTNd, mixing.pre_BTN)), ids_BT)
+        mixing = self.hc_ffn(x_BTNd, self.ffn_norm)
+        fed, routing = self.ffn(mixing.input_BTd, ids_BT)
         if trace is not None:
             trace.routings[self.layer] = routing
         return expand(fed, x_BTNd, mixing)
@@ -76,25 +83,51 @@ class Transformer(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.provenance: Provenance | None = None
+        """Of a loaded model, what its folder said besides the values."""
+        self.mtp = nn.ModuleList()
+        """The block that drafts the token after next, if the model has one; see `mtp.py`."""
+        if config.num_nextn_predict_layers:
+            from baleen.model.mtp import MTPBlock  # it is a `Block`, so it imports this file
+
+            self.mtp.append(MTPBlock(config))
+        self._decoder = Decoder(self)
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"
+        cls,
+        source: str | Path,
+        dtype: torch.dtype | None = None,
+        device: str = "cpu",
+        weights: str = "decoded",
+        revision: str | None = None,
     ) -> Transformer:
-        """Loads a model folder; `dtype` None keeps each tensor as stored.
+        """Loads a model folder, or a Hub id `owner/name`, which is fetched first.
+
+        `dtype` is what is computed in, None is fp32; what V4 keeps in fp32 stays so. `weights`:
+        "decoded" for plain tensors, "packed" to keep codes in memory, "mapped" to read from the
+        files what each token needs; see `formats.packed.Residence`.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected, of the wrong shape, or cannot be read.
+            CheckpointError: a tensor is missing, unexpected, of the wrong shape or dtype, or cannot
+                be read; or the model cannot be fetched.
         """
         from baleen.model.checkpoint import load_checkpoint
+        from baleen.model.formats.hub import resolve
 
-        return load_checkpoint(Path(source), dtype).to(device)
+        return load_checkpoint(resolve(source, revision), dtype, weights).to(device)
 
-    def save_pretrained(self, folder: str | Path, format: str = "bf16") -> None:
-        """Writes `config.json` and safetensors under the released tensor names."""
+    def save_pretrained(
+        self, folder: str | Path, format: str = "bf16", max_shard_bytes: int = 4 << 30
+    ) -> None:
+        """Writes `config.json` and safetensors under the released tensor names.
+
+        `format` is "fp32", "bf16", "fp8" (dense matrices and experts) or "fp4" (experts; dense
+        matrices in fp8). Weights that are as they were read are written as they were.
+        """
         from baleen.model.checkpoint import save_checkpoint
 
-        save_checkpoint(self, Path(folder), format)
+        save_checkpoint(self, Path(folder), format, max_shard_bytes)
 
     def new_state(
         self, batch_size: int = 1, kv_dtype: str = "fp32", max_len: int | None = None
@@ -132,6 +165,12 @@ class Transformer(nn.Module):
             hidden = hidden[:, hidden.shape[1] - logits_to_keep :]
         return self.logits(hidden)
 
+    def without_mtp(self) -> Transformer:
+        """Drops the MTP block, here and in the configuration; returns the model."""
+        self.mtp = nn.ModuleList()
+        self.config = dataclasses.replace(self.config, num_nextn_predict_layers=0)
+        return self
+
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits of hidden vectors [..., d] as `hidden` returns them."""
         return hidden.float() @ self.head.weight.float().T
@@ -144,32 +183,58 @@ class Transformer(nn.Module):
         trace: Trace | None = None,
     ) -> Tensor:
         """The normalised vectors [B, T, d] that the head turns into logits; see `forward`."""
+        state = self._prepare(ids_BT, state)
+        if torch.is_grad_enabled() or trace is not None or ids_BT.shape[1] <= PREFILL_CHUNK:
+            return self.readout(self._chunk(ids_BT, state, counts_B, trace))
+        outputs, start = [], 0
+        for ids in ids_BT.split(PREFILL_CHUNK, dim=1):
+            counts = None if counts_B is None else (counts_B - start).clamp(0, ids.shape[1])
+            outputs.append(self.readout(self._chunk(ids, state, counts, None)))
+            start += ids.shape[1]
+        return torch.cat(outputs, dim=1)
+
+    def streams(
+        self,
+        ids_BT: Tensor,
+        state: State | None = None,
+        counts_B: Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """The residual streams [B, T, N, d] behind the last layer, in one piece; see `forward`.
+
+        `readout` makes of them what `hidden` returns; the MTP block takes them as they are.
+        """
+        return self._chunk(ids_BT, self._prepare(ids_BT, state), counts_B, trace)
+
+    def readout(self, streams_BTNd: Tensor) -> Tensor:
+        """The normalised vectors [B, T, d] of streams that left the last layer."""
+        hidden: Tensor = self.hc_head(streams_BTNd, self.norm)
+        return hidden
+
+    def _prepare(self, ids_BT: Tensor, state: State | None) -> State:
+        """The state that a call works on; refuses what would break it half-way."""
         self._check_ids(ids_BT)
         if state is None:
             state = self.new_state(len(ids_BT))
         if state.batch_size != len(ids_BT):
             raise UsageError(f"state holds {state.batch_size} rows, the call brings {len(ids_BT)}")
         state.check_room(ids_BT.shape[1])
-        if torch.is_grad_enabled() or trace is not None or ids_BT.shape[1] <= PREFILL_CHUNK:
-            return self._chunk(ids_BT, state, counts_B, trace)
-        outputs, start = [], 0
-        for ids in ids_BT.split(PREFILL_CHUNK, dim=1):
-            counts = None if counts_B is None else (counts_B - start).clamp(0, ids.shape[1])
-            outputs.append(self._chunk(ids, state, counts, None))
-            start += ids.shape[1]
-        return torch.cat(outputs, dim=1)
+        return state
 
     def _chunk(
         self, ids_BT: Tensor, state: State, counts_B: Tensor | None, trace: Trace | None
     ) -> Tensor:
+        if trace is None and counts_B is None and ids_BT.numel() == 1:
+            stepped = self._decoder.step(ids_BT, state)
+            if stepped is not None:
+                return stepped
         span = Span.of(state.lengths_B, ids_BT.shape[1], counts_B)
         embedded = self.embed(ids_BT).unsqueeze(2)
-        x_BTNd = embedded.expand(-1, -1, self.config.hc_mult, -1)
+        x_BTNd: Tensor = embedded.expand(-1, -1, self.config.hc_mult, -1)
         for block, layer_state in zip(self.layers, state.layers, strict=True):
             x_BTNd = block(x_BTNd, ids_BT, span, layer_state, trace)
         state.advance(span)
-        hidden: Tensor = self.norm(self.hc_head(x_BTNd))
-        return hidden
+        return x_BTNd
 
     def _check_ids(self, ids_BT: Tensor) -> None:
         if ids_BT.dim() != 2 or ids_BT.dtype != torch.int64 or not ids_BT.numel():

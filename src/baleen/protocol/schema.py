@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeGuard
+from urllib.parse import unquote
 
 _MAX_REFS: Final = 32
 
@@ -33,31 +34,32 @@ _COMBINATIONS: Final[dict[str, Callable[[int, int], bool]]] = {
 class Schema:
     """A JSON schema with the document that its references point into."""
 
-    __slots__ = ("_root", "node")
+    __slots__ = ("given", "node", "root")
 
     def __init__(self, node: Any, root: Any = None) -> None:
-        self._root = node if root is None else root
+        self.root = node if root is None else root
+        self.given = node
         self.node = self._resolve(node)
 
     def _resolve(self, node: Any) -> Any:
         for _ in range(_MAX_REFS):
             if not (isinstance(node, Mapping) and isinstance(node.get("$ref"), str)):
                 return node
-            node = self._lookup(node["$ref"])
+            node = self.lookup(node["$ref"])
         return {}
 
-    def _lookup(self, reference: str) -> Any:
-        if not reference.startswith("#"):
+    def lookup(self, reference: str) -> Any:
+        """What a reference into the same document points at; any value if at nothing."""
+        if reference != "#" and not reference.startswith("#/"):
             return {}
-        node = self._root
-        for step in reference[1:].split("/")[1:]:
-            step = step.replace("~1", "/").replace("~0", "~")
-            node = node.get(step) if isinstance(node, Mapping) else None
+        node = self.root
+        for step in unquote(reference).split("/")[1:]:
+            node = _step(node, step.replace("~1", "/").replace("~0", "~"))
         return node if node is not None else {}
 
     def under(self, node: Any) -> Schema:
         """A schema that stands within this one."""
-        return Schema(node, self._root)
+        return Schema(node, self.root)
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -153,6 +155,14 @@ class Schema:
         return True
 
 
+def _step(node: Any, step: str) -> Any:
+    if isinstance(node, Mapping):
+        return node.get(step)
+    if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+        return node[int(step)]
+    return None
+
+
 def _type_fits(kinds: Any, value: Any) -> bool:
     if kinds is None:
         return True
@@ -171,10 +181,10 @@ def _is_kind(kind: Any, value: Any) -> bool:
 
 
 def _value_fits(node: Mapping[str, Any], value: Any) -> bool:
-    if "const" in node and not _same(node["const"], value):
+    if "const" in node and not same_json(node["const"], value):
         return False
     values = node.get("enum")
-    if isinstance(values, Sequence) and not any(_same(known, value) for known in values):
+    if isinstance(values, Sequence) and not any(same_json(known, value) for known in values):
         return False
     if isinstance(value, str):
         return _within(len(value), node.get("minLength"), node.get("maxLength"))
@@ -188,8 +198,14 @@ def _value_fits(node: Mapping[str, Any], value: Any) -> bool:
     return True
 
 
-def _same(first: Any, second: Any) -> bool:
+def same_json(first: Any, second: Any) -> bool:
     """Equal as JSON: 1 is 1.0 but not true."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return first.keys() == second.keys() and all(
+            same_json(value, second[key]) for key, value in first.items()
+        )
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(same_json, first, second))
     return isinstance(first, bool) == isinstance(second, bool) and bool(first == second)
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from baleen.kernels.select import best_blocks
 from baleen.model import LayerKind, Transformer
 from baleen.model.attention import Attention
 from baleen.model.indexer import Indexer
@@ -32,7 +33,7 @@ def without(model: Transformer, part: Part) -> Iterator[None]:
     try:
         for layer in layers:
             if part is Part.INDEXER and layer.indexer is not None:
-                layer.indexer.scores = _random_scores(layer.indexer)  # type: ignore[method-assign]
+                layer.indexer.select = _random_choice(layer.indexer)  # type: ignore[method-assign]
             elif (part, layer.kind) in ((Part.CSA, LayerKind.CSA), (Part.HCA, LayerKind.HCA)):
                 layer.sees_blocks = False
         yield
@@ -40,14 +41,15 @@ def without(model: Transformer, part: Part) -> Iterator[None]:
         for layer in layers:
             layer.sees_blocks = True
             if layer.indexer is not None:
-                layer.indexer.__dict__.pop("scores", None)
+                layer.indexer.__dict__.pop("select", None)
 
 
-def _random_scores(indexer: Indexer):  # type: ignore[no-untyped-def]
-    """A stand-in for `Indexer.scores` that prefers blocks at random, anew at every call."""
+def _random_choice(indexer: Indexer):  # type: ignore[no-untyped-def]
+    """A stand-in for `Indexer.select` that prefers blocks at random, anew at every call."""
     generator = torch.Generator().manual_seed(0)
 
-    def scores(x_BTd: Tensor, qr_BTC: Tensor, keys_BMc: Tensor, phases: Tensor) -> Tensor:
-        return torch.rand(*x_BTd.shape[:2], keys_BMc.shape[1], generator=generator)
+    def select(q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor) -> Tensor:
+        scores = torch.rand(*q_BTHc.shape[:2], keys_BMc.shape[1], generator=generator)
+        return best_blocks(scores, limits_BT, indexer.topk)
 
-    return scores
+    return select

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from baleen.agent.prompt import NANO
 from baleen.errors import CheckpointError
+from baleen.model.losses import IGNORED
 from baleen.protocol import Encoder
 from baleen.protocol.tokens import ASSISTANT, EOS, THINK_OPEN, USER
 from baleen.rl.tasks import Call, Task, Trace
-
-IGNORED = -100
-"""Target of a position that carries no loss."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from baleen.agent.outcome import Outcome
 from baleen.engine import Sampling
 from baleen.errors import RunError
 from baleen.model import Transformer
-from baleen.rl.corpus import IGNORED, EpisodeEncoder, batch_tensors
+from baleen.model.losses import IGNORED
+from baleen.rl.corpus import EpisodeEncoder, batch_tensors
 from baleen.rl.objective import clip_gradients, forward_behind_prefix, sampled_logprobs
 from baleen.rl.parallel import average_gradients, total, world_size
 from baleen.rl.rollout import MAX_TURN_TOKENS, Rollout, run_rollouts

@@ -1,4 +1,4 @@
-"""What every kind of training here shares: the forward pass behind a shared prefix, and balance."""
+"""What every kind of training here shares: the forward pass behind a shared prefix."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baleen.model import LayerKind, Trace, Transformer
+from baleen.model.losses import IGNORED
 from baleen.model.transformer import Block
-from baleen.rl.corpus import IGNORED
-from baleen.rl.parallel import total
-
-BALANCE_SPEED = 0.001
-"""Step of the aux-loss-free bias. Source: DeepSeek-V4 report section 4."""
 
 
 def forward_behind_prefix(
@@ -38,23 +34,6 @@ def sampled_logprobs(model: Transformer, hidden_BTd: Tensor, targets_BT: Tensor)
     kept = targets_BT != IGNORED
     logits = model.logits(hidden_BTd[kept])
     return -F.cross_entropy(logits, targets_BT[kept], reduction="none")
-
-
-def indexer_loss(traces: Sequence[Trace]) -> Tensor:
-    """Mean KL over the CSA layers' queries."""
-    return torch.cat([loss.flatten() for trace in traces for loss in trace.indexer_losses]).mean()
-
-
-@torch.no_grad()
-def balance_experts(model: Transformer, traces: Sequence[Trace]) -> None:
-    """Moves each score-routed layer's bias towards even load; all ranks move alike."""
-    for block in model.layers:
-        assert isinstance(block, Block)
-        bias = block.ffn.gate.bias
-        if bias is not None:
-            chosen = [trace.routings[block.layer].experts_LK.flatten() for trace in traces]
-            load = total(torch.bincount(torch.cat(chosen), minlength=len(bias)).float())
-            bias.add_(torch.sign(load.mean() - load), alpha=BALANCE_SPEED)
 
 
 def set_selection(model: Transformer, sparse: bool) -> None:

@@ -22,18 +22,18 @@ import torch
 from tokenizers import Tokenizer
 
 from baleen.model import ModelConfig, Trace, Transformer, initialize
+from baleen.model.losses import balance_experts, expert_loads, indexer_loss
 from baleen.rl import demonstrations
 from baleen.rl.corpus import EpisodeEncoder, batch_tensors, by_length
 from baleen.rl.objective import (
-    balance_experts,
     clip_gradients,
     forward_behind_prefix,
-    indexer_loss,
     sampled_logprobs,
     set_selection,
 )
 from baleen.rl.optimizer import HybridOptimizer
 from baleen.rl.parallel import average_gradients, total, world_size
+from baleen.rl.snapshot import restore_snapshot, save_snapshot
 from baleen.rl.tasks import Split
 
 
@@ -91,7 +91,7 @@ def train_sft(rank: int, model_config: dict[str, object], config: SFTConfig, fol
     encoder = EpisodeEncoder(tokenizer)
     model = initialize(Transformer(ModelConfig.from_hf(model_config)), config.seed)
     optimizer = HybridOptimizer(model, config.lr_matrix, config.lr_other, config.weight_decay)
-    first = _restore(folder, model, optimizer)
+    first = restore_snapshot(folder / "snapshot.pt", model, optimizer)
     log = CurveLog(folder / "sft.csv", first) if rank == 0 else None
     for step in range(first, config.total_steps):
         stage = config.stage(step)
@@ -102,7 +102,7 @@ def train_sft(rank: int, model_config: dict[str, object], config: SFTConfig, fol
         if log and (step % config.log_every == 0 or step == config.total_steps - 1):
             log.write(step, stage, metrics)
         if rank == 0 and (step + 1) % config.snapshot_every == 0:
-            _snapshot(folder, model, optimizer, step + 1)
+            save_snapshot(folder / "snapshot.pt", model, optimizer, step + 1)
     if rank == 0:
         model.save_pretrained(folder / "sft", format="fp32")
         (folder / "snapshot.pt").unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _step(
     norm = clip_gradients(model, config.clip)
     optimizer.step(config.lr_factor(step))
     model.zero_grad(set_to_none=True)
-    balance_experts(model, traces)
+    balance_experts(model, total(expert_loads(model, traces)))  # all ranks move alike
     tokens = sum(len(episode.token_ids) for episode in episodes)
     shared = total(torch.tensor([loss.item(), lesson.item(), float(tokens)]))
     return {
@@ -170,25 +170,6 @@ class CurveLog:
                 writer.writeheader()
             writer.writerow(row)
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
-
-
-def _snapshot(folder: Path, model: Transformer, optimizer: HybridOptimizer, step: int) -> None:
-    partial = folder / "snapshot.pt.partial"
-    parts = [part.state_dict() for part in optimizer.parts]
-    torch.save({"step": step, "model": model.state_dict(), "optimizer": parts}, partial)
-    partial.replace(folder / "snapshot.pt")
-
-
-def _restore(folder: Path, model: Transformer, optimizer: HybridOptimizer) -> int:
-    """Loads the last snapshot, if any; returns the step to go on with."""
-    path = folder / "snapshot.pt"
-    if not path.exists():
-        return 0
-    held = torch.load(path, weights_only=True)
-    model.load_state_dict(held["model"])
-    for part, state in zip(optimizer.parts, held["optimizer"], strict=True):
-        part.load_state_dict(state)
-    return int(held["step"])
 
 
 def shortened(config: SFTConfig, factor: float) -> SFTConfig:

@@ -25,6 +25,7 @@ from .errors import (
     UnsupportedError,
 )
 from .files import FileInfo, Files
+from .recall import recall
 from .sandbox import Output, Process, Sandbox
 from .spec import Allowlist, RunResult
 
@@ -51,4 +52,5 @@ __all__ = [
     "SandboxError",
     "TrajectoryError",
     "UnsupportedError",
+    "recall",
 ]

@@ -62,7 +62,8 @@ class EdgeClient:
         give_up_at = time.monotonic() + RETRY_FOR_S
         while True:
             try:
-                await self._connect()
+                if self._link is None or not self._link.is_open:
+                    await self._connect()
                 return await self._ask_once(do, on_output, arguments)
             except _Disconnected:
                 if time.monotonic() > give_up_at:
@@ -201,10 +202,13 @@ class _Starter:
             except BlockingIOError:
                 return
         code = 0 if self._process is None else _exit_code(self._process)
-        if code == 0:  # none yet, or another edge, perhaps just going, was there
-            self._process = _start_edge(self._home)
-        elif code is not None:
+        if code is None:
+            return
+        if code > 0:
             raise _start_failure(self._home)
+        # None yet; another edge, perhaps just going, was there; or a signal (a negative code)
+        # ended it: a killed edge refused nothing, so it is started again until the time is over.
+        self._process = _start_edge(self._home)
 
 
 def _start_edge(home: Home) -> int:

@@ -14,7 +14,8 @@
     ├── InDoubtError      sandbox-in-doubt     dispatched, result unknown; never run again silently
     ├── TrajectoryError   sandbox-trajectory   the log is damaged or cannot be written
     ├── CallError         sandbox-call         a function called in a box gave no value
-    └── BoxFileError      sandbox-file         a file operation in the box failed (also OSError)
+    ├── BoxFileError      sandbox-file         a file operation in the box failed (also OSError)
+    └── (of images: see ``images/errors.py``)
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from enum import StrEnum
 from typing import Any
 
 from baleen.errors import SandboxError, UsageError
+
+from .images.errors import LEAVES as IMAGE_LEAVES
 
 
 class Cause(StrEnum):
@@ -137,24 +140,23 @@ class BoxFileError(SandboxError, OSError):
         self.errno = errno
 
 
-_LEAVES: dict[str, type[SandboxError | UsageError]] = {
-    leaf.code: leaf
-    for leaf in (
-        SandboxError,
-        HostError,
-        UnsupportedError,
-        CapacityError,
-        LaunchError,
-        EdgeError,
-        BoxGoneError,
-        BoxBusyError,
-        DivergenceError,
-        InDoubtError,
-        TrajectoryError,
-        BoxFileError,
-        UsageError,
-    )
-}
+_KINDS: tuple[type[SandboxError | UsageError], ...] = (
+    SandboxError,
+    HostError,
+    UnsupportedError,
+    CapacityError,
+    LaunchError,
+    EdgeError,
+    BoxGoneError,
+    BoxBusyError,
+    DivergenceError,
+    InDoubtError,
+    TrajectoryError,
+    BoxFileError,
+    *IMAGE_LEAVES,
+    UsageError,
+)
+_LEAVES = {kind.code: kind for kind in _KINDS}
 
 
 def to_wire(error: SandboxError | UsageError) -> dict[str, Any]:

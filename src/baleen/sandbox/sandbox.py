@@ -18,8 +18,9 @@ from baleen.errors import SandboxError, UsageError
 from .backends import Backend, backends, check_offered
 from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
-from .errors import BoxGoneError, UnsupportedError
+from .errors import BoxGoneError
 from .files import Files
+from .images.base import Config
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
@@ -73,9 +74,10 @@ class Sandbox:
 
         Args:
             backend: "container" or "function"; :meth:`backends` lists what this host offers.
-            image: "host" (a view of this host's programs) or a root file system's directory.
-            workspace: not available yet.
-            toolkits: not available yet.
+            image: "host" (a view of this host's programs), a name of the image store, or the path
+                of a folder that holds a root file system.
+            workspace: an image whose layers lie on those of ``image``.
+            toolkits: images whose layers lie on the workspace, the last one on top.
             mounts: (host folder, path in the box, "ro" or "rw"), read-only by default.
             cpu: cores.
             memory_mb: what its processes and files may take together.
@@ -94,10 +96,6 @@ class Sandbox:
             CapacityError: the host has no room for another box.
             LaunchError: it did not start; nothing is left of it.
         """
-        if workspace is not None or toolkits:
-            raise UnsupportedError(
-                "workspace and toolkit layers are not available yet", remedy="use mounts"
-            )
         if network not in ("none", "public") and not isinstance(network, Allowlist):
             raise UsageError(
                 f"unknown network {network!r}", remedy='"none", "public" or an Allowlist'
@@ -108,7 +106,9 @@ class Sandbox:
             python, needed = interpreter()
         spec = BoxSpec(
             backend=backend,
-            image=image if image == "host" else _image(image),
+            image=_image(image),
+            workspace=workspace,
+            toolkits=tuple(toolkits),
             mounts=(*needed, *map(_mount, mounts)),
             python=tuple(python),
             cpu=cpu,
@@ -122,8 +122,7 @@ class Sandbox:
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
         )
         check_offered(spec, network)
-        box_id = f"b{uuid.uuid4().hex[:16]}"
-        return await cls._open("create", box_id, spec=spec.to_wire())
+        return await cls._open("create", request=f"r{uuid.uuid4().hex}", spec=spec.to_wire())
 
     @classmethod
     async def attach(cls, box_id: str) -> Sandbox:
@@ -132,17 +131,17 @@ class Sandbox:
         Raises:
             BoxGoneError: it has ended; ``cause`` says why.
         """
-        return await cls._open("attach", box_id)
+        return await cls._open("attach", box=box_id)
 
     @classmethod
-    async def _open(cls, do: str, box_id: str, **arguments: Any) -> Sandbox:
+    async def _open(cls, do: str, **arguments: Any) -> Sandbox:
         client = _Shared.acquire()
         try:
-            about = await client.ask(do, box=box_id, **arguments)
+            about = await client.ask(do, **arguments)
         except BaseException:
             await _Shared.release(client)
             raise
-        client.hold(box_id)
+        client.hold(about["box"])
         return cls(client, about)
 
     @staticmethod
@@ -164,6 +163,25 @@ class Sandbox:
         async with _edge() as client:
             ended: Sequence[str] = await client.ask("reap", job=job)
         return ended
+
+    @staticmethod
+    async def pause_job(job: str) -> Sequence[str]:
+        """Pauses every box of a job; returns their ids."""
+        async with _edge() as client:
+            paused: Sequence[str] = await client.ask("pause_job", job=job)
+        return paused
+
+    @staticmethod
+    async def resume_job(job: str) -> Sequence[str]:
+        """Lets every box of a job go on; returns their ids."""
+        async with _edge() as client:
+            resumed: Sequence[str] = await client.ask("resume_job", job=job)
+        return resumed
+
+    @property
+    def config(self) -> Config:
+        """What the image says of how commands run: variables, user, folder, entry point."""
+        return Config.from_data(self._about["config"])
 
     @property
     def trajectory(self) -> Path:
@@ -200,7 +218,7 @@ class Sandbox:
             BoxBusyError: the box is at its pids or memory limit; nothing ran.
             TrajectoryError: the log cannot be written; nothing ran.
         """
-        job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        job = self._job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
         answer = await self._ask("run", key=key or _fresh_key(), job=job)
         return RunResult.from_wire(answer)
 
@@ -252,7 +270,7 @@ class Sandbox:
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> Process:
         """Starts a command whose output comes as it is written; see :class:`Process`."""
-        job = _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        job = self._job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
         job |= {"live": True, "stdin_open": stdin_open}
         return Process(self, key or _fresh_key(), job)
 
@@ -270,9 +288,27 @@ class Sandbox:
     ) -> Process:
         """Starts a command on a terminal; its output is one stream, its input is open."""
         env = {"TERM": "xterm-256color", **(env or {})}
-        job = _job(argv, timeout_s, cwd, env, None, user, MAX_OUTPUT_BYTES)
+        job = self._job(argv, timeout_s, cwd, env, None, user, MAX_OUTPUT_BYTES)
         job |= {"live": True, "tty": True, "rows": rows, "cols": columns}
         return Process(self, key or _fresh_key(), job)
+
+    def _job(
+        self,
+        argv: Argv,
+        timeout_s: float | None,
+        cwd: str | None,
+        env: Mapping[str, str] | None,
+        stdin: bytes | str | None,
+        user: str | None,
+        max_output_bytes: int,
+    ) -> dict[str, Any]:
+        """A command as the image's config completes it; an ordinary user's box has one user."""
+        config = self._about["config"]
+        env = {**config.get("env", {}), **(env or {})}
+        if user is None and self._about["privileged"]:
+            user = config.get("user")
+        cwd = cwd or config.get("workdir")
+        return _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
 
     async def port(self, number: int) -> str:
         """Returns the host's address, ``127.0.0.1:n``, that leads to a TCP port of the box.
@@ -280,6 +316,53 @@ class Sandbox:
         It holds until the box or the edge ends; ask again after a restart of the edge.
         """
         return f"127.0.0.1:{await self._ask('port', port=number)}"
+
+    async def snapshot(self, name: str | None = None) -> str:
+        """Makes an image of this box's files and returns its digest; ``name`` names it.
+
+        What was written becomes one more layer. Its processes stand still meanwhile. Mounted
+        folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
+
+        Raises:
+            UnsupportedError: the edge is an ordinary user's.
+            BoxGoneError: the box has ended.
+        """
+        digest: str = await self._ask("snapshot", name=name)
+        return digest
+
+    async def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        """Makes ``n`` boxes that begin with this one's files and limits.
+
+        Processes do not go along. Each child has its own id, host name, log and ids on the host;
+        keys used here are unknown there; random numbers come from the kernel, never from here.
+
+        Raises:
+            UnsupportedError: the edge is an ordinary user's.
+            CapacityError, LaunchError: not all could be made; none is left.
+        """
+        if n < 1:
+            raise UsageError(f"fork({n}) makes nothing")
+        requests = [f"r{uuid.uuid4().hex}" for _ in range(n)]
+        children = []
+        for about in await self._ask("fork", requests=requests):
+            client = _Shared.acquire()
+            client.hold(about["box"])
+            children.append(Sandbox(client, about))
+        return children
+
+    async def pause(self) -> None:
+        """Stops every process of the box where it is. Any later request lets it go on.
+
+        A paused box does not expire, and no time passes for its commands' timeouts.
+
+        Raises:
+            UnsupportedError: this host offers no freezer to this user.
+        """
+        await self._ask("pause")
+
+    async def resume(self) -> None:
+        """Lets a paused box go on. Again: does nothing."""
+        await self._ask("resume")
 
     async def _ask(self, do: str, **arguments: Any) -> Any:
         if self._client is None:
@@ -290,7 +373,12 @@ class Sandbox:
         return await self._ask("file", op=op, path=path, arguments=arguments)
 
     async def close(self) -> None:
-        """Ends the box; returns when nothing of it is left on the host. Again: does nothing."""
+        """Ends the box. Again: does nothing.
+
+        When it returns, the log is closed and the box's processes have been killed; the host frees
+        what they held in the next milliseconds. With a writable mount it returns when the last
+        process is gone.
+        """
         if self._client is None:
             return
         try:

@@ -21,6 +21,11 @@ ONE: Final = "one"
 """``(ONE, byte set)``: one of these bytes."""
 MANY: Final = "many"
 """``(MANY, byte set)``: any number of these bytes."""
+COUNT: Final = "count"
+"""``(COUNT, byte set, least, most, escapes)``: so many characters of these bytes; None: no bound.
+
+Each escape is a sequence of terminals that may stand in place of one character.
+"""
 TOKEN: Final = "token"
 """``(TOKEN, spelling)``: this special token."""
 RAW: Final = "raw"
@@ -29,7 +34,7 @@ RAW: Final = "raw"
 The tail says how much of ``</`` has just been read: 0, 1 or 2 characters.
 """
 
-_TERMINALS: Final = frozenset({LITERAL, ONE, MANY, TOKEN, RAW})
+_TERMINALS: Final = frozenset({LITERAL, ONE, MANY, COUNT, TOKEN, RAW})
 _MAX_STEPS: Final = 200_000
 _LESS: Final = ord("<")
 _SLASH: Final = ord("/")
@@ -62,9 +67,7 @@ class Automaton:
             stack = todo.pop()
             if not stack or stack[0][0] in _TERMINALS:
                 found.add(stack)
-                if not stack or stack[0][0] != MANY:
-                    continue
-                replacements = [stack[1]]
+                replacements = _ways_on(stack)
             else:
                 symbol, below = stack
                 replacements = [push(seq, below) for seq in self._rules.expand(symbol)]
@@ -94,6 +97,25 @@ class Automaton:
         return self._closed(stacks)
 
 
+def _ways_on(stack: Stack) -> list[Stack]:
+    """What a repeating terminal may be replaced by without reading anything."""
+    if not stack or stack[0][0] not in (MANY, COUNT):
+        return []
+    symbol, below = stack
+    if symbol[0] == MANY:
+        return [below]
+    ways = [below] if not symbol[2] else []
+    if symbol[3] != 0:
+        ways += [push((*escape, one_less(symbol)), below) for escape in symbol[4]]
+    return ways
+
+
+def one_less(symbol: Symbol) -> Symbol:
+    """A count after one character."""
+    kind, allowed, least, most, escapes = symbol
+    return (kind, allowed, max(least - 1, 0), None if most is None else most - 1, escapes)
+
+
 def push(symbols: Sequence[Symbol], below: Stack) -> Stack:
     """A stack with a sequence on top."""
     for symbol in reversed(symbols):
@@ -115,6 +137,12 @@ def _read(stack: Stack, byte: int) -> Stack | None:
         return below if byte in symbol[1] else None
     if kind == MANY:
         return stack if byte in symbol[1] else None
+    if kind == COUNT:
+        if byte not in symbol[1]:
+            return None
+        if 0x80 <= byte < 0xC0:  # goes on with a character that has been counted
+            return stack
+        return (one_less(symbol), below) if symbol[3] != 0 else None
     if kind == RAW:
         return (_after_raw(symbol, byte), below)
     return None

@@ -1,17 +1,31 @@
 """JSON values of a schema, as grammar symbols.
 
-Known to the grammar: types, enumerations, properties in any order with the required ones, items,
-alternatives, references. Bounds on numbers and lengths are left to whoever validates the arguments.
-An object with declared properties has no others unless its schema says so.
+Followed are types, enumerations, properties in any order with the required ones, items, bounds on
+numbers, lengths and counts, patterns as far as they are regular, alternatives, demands to be met
+together, references. What is not followed :meth:`JsonRules.unenforced` names. An object with
+declared properties has no others unless its schema says so.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from baleen.protocol.grammar.automaton import LITERAL, MANY, ONE, Symbol
+from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, Symbol
+from baleen.protocol.grammar.chars import char_sequences
+from baleen.protocol.grammar.containers import Items, Members, count_of
+from baleen.protocol.grammar.numbers import Bounds, bounded_number, bounds_of, expand_number
+from baleen.protocol.grammar.regex import any_char, expand_regular, pattern_symbol, repeated
+from baleen.protocol.grammar.satisfiable import Satisfiable
+from baleen.protocol.grammar.shapes import (
+    Shape,
+    kinds_of,
+    listed_values,
+    pattern_of,
+    shapes_of,
+    unenforced,
+)
 from baleen.protocol.schema import Schema
 
 _DIGITS: Final = frozenset(b"0123456789")
@@ -19,21 +33,22 @@ _PLAIN: Final = frozenset(range(0x20, 0x100)) - frozenset(b'"\\')
 _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 _SPACES: Final = frozenset(b" \n")
 _MAX_SPACES: Final = 16
-_KINDS: Final = ("object", "array", "string", "number", "boolean", "null")
 
-PLAIN_TEXT: Final[Symbol] = (MANY, _PLAIN)
+_PLAIN_TEXT: Final[Symbol] = (COUNT, _PLAIN, 0, None, ())
 """The inside of a JSON string, up to a quote or an escape."""
 
 
 def literal(text: str) -> Symbol:
     """Exactly this text."""
-    return (LITERAL, text.encode())
+    return (LITERAL, text.encode("utf-8", "replace"))
 
 
+_SPACE: Final[Symbol] = ("spaces", _MAX_SPACES)
+_QUOTE: Final = literal('"')
 _FIXED: Final[dict[str, tuple[tuple[Symbol, ...], ...]]] = {
-    "string": (((ONE, frozenset(b'"')), ("string rest",)),),
-    "string rest": ((PLAIN_TEXT, ("string end",)),),
-    "string end": ((literal('"'),), (literal("\\"), ("escape",), ("string rest",))),
+    "string": ((_QUOTE, ("string rest",)),),
+    "string rest": ((_PLAIN_TEXT, ("string end",)),),
+    "string end": ((_QUOTE,), (literal("\\"), ("escape",), ("string rest",))),
     "escape": (
         ((ONE, frozenset(b'"\\/bfnrt')),),
         (literal("u"), (ONE, _HEX), (ONE, _HEX), (ONE, _HEX), (ONE, _HEX)),
@@ -41,8 +56,8 @@ _FIXED: Final[dict[str, tuple[tuple[Symbol, ...], ...]]] = {
     "sign": ((), (literal("-"),)),
     "integer": ((("sign",), ("digits",)),),
     "digits": ((literal("0"),), ((ONE, frozenset(b"123456789")), (MANY, _DIGITS))),
-    "number": ((("integer",), ("fraction",), ("exponent",)),),
-    "fraction": ((), (literal("."), (ONE, _DIGITS), (MANY, _DIGITS))),
+    "number": ((("integer",), ("fractional part",), ("exponent",)),),
+    "fractional part": ((), (literal("."), (ONE, _DIGITS), (MANY, _DIGITS))),
     "exponent": (
         (),
         ((ONE, frozenset(b"eE")), ("exponent sign",), (ONE, _DIGITS), (MANY, _DIGITS)),
@@ -53,28 +68,90 @@ _FIXED: Final[dict[str, tuple[tuple[Symbol, ...], ...]]] = {
 }
 
 
+def text_symbol(shape: Shape, *, quoted: bool) -> Symbol | None:
+    """The characters of a string of some shape; None if it may be any string."""
+    pattern = pattern_of(shape)
+    if pattern is not None:
+        return pattern_symbol(pattern, quoted=quoted)
+    least, most = count_of(shape, "minLength") or 0, count_of(shape, "maxLength")
+    return repeated(any_char(quoted=quoted), least, most) if least or most is not None else None
+
+
 class JsonRules:
     """Expands ``("value", n, strings)`` and what it consists of; ``n`` is a schema's number.
 
-    ``strings`` False leaves out a bare string at the top.
+    ``strings`` False leaves out a bare string at the top. Schemas that read alike have one number,
+    so that the states of an automaton stay few.
     """
 
     def __init__(self) -> None:
         self._schemas: list[Schema] = []
-        self._numbers: dict[int, int] = {}
-        self._any = self._number(Schema({}))
+        self._numbers: dict[tuple[int, str], int] = {}
+        self._shapes: dict[int, list[int]] = {}
+        self._shape_list: list[tuple[Shape, Schema]] = []
+        self._members: dict[int, Members] = {}
+        self._items: dict[int, Items] = {}
+        self._satisfiable = Satisfiable(self)
 
-    def value(self, schema: Schema | None, *, strings: bool) -> Symbol:
-        """The symbol of a schema's values; None is any value."""
-        number = self._any if schema is None else self._number(schema)
-        return ("value", number, strings)
-
-    def _number(self, schema: Schema) -> int:
-        key = id(schema.node)
+    def number(self, schema: Schema) -> int:
+        """The number of a schema."""
+        key = (id(schema.root), json.dumps(schema.given, sort_keys=True, default=str))
         if key not in self._numbers:
             self._numbers[key] = len(self._schemas)
             self._schemas.append(schema)
         return self._numbers[key]
+
+    def schema(self, number: int) -> Schema:
+        """A schema by its number."""
+        return self._schemas[number]
+
+    def value(self, schema: Schema, *, strings: bool) -> Symbol:
+        """The symbol of a schema's values."""
+        return ("value", self.number(schema), strings)
+
+    def shapes(self, number: int) -> list[int]:
+        """The numbers of a schema's shapes."""
+        if number not in self._shapes:
+            schema = self._schemas[number]
+            found = shapes_of(schema)
+            start = len(self._shape_list)
+            self._shape_list += [(shape, schema) for shape in found]
+            self._shapes[number] = list(range(start, start + len(found)))
+        return self._shapes[number]
+
+    def shape(self, place: int) -> Shape:
+        """A shape by its number."""
+        return self._shape_list[place][0]
+
+    def listed(self, place: int) -> list[Any] | None:
+        """The values that a shape lists; None if it lists none."""
+        shape, schema = self._shape_list[place]
+        return listed_values(shape, schema.root)
+
+    def members(self, place: int) -> Members:
+        """What objects of a shape may hold."""
+        if place not in self._members:
+            shape, schema = self._shape_list[place]
+            self._members[place] = Members(shape, schema.root)
+        return self._members[place]
+
+    def items(self, place: int) -> Items:
+        """What arrays of a shape may hold."""
+        if place not in self._items:
+            shape, schema = self._shape_list[place]
+            self._items[place] = Items(shape, schema.root)
+        return self._items[place]
+
+    def below(self, place: int) -> Iterator[tuple[str, Schema]]:
+        """The schemas within a shape, by what leads to them."""
+        members = self.members(place)
+        yield from ((f".{name}", schema) for name, schema in members.named.items())
+        yield ".*", members.others
+        for node in members.patterns.values():
+            yield ".*", Schema(node, members.others.root)
+        yield from self.items(place).below()
+
+    # --- what symbols stand for ----------------------------------------------------------------
 
     def expand(self, symbol: Symbol) -> Iterable[Sequence[Symbol]]:
         """The sequences that a symbol of JSON stands for."""
@@ -82,78 +159,151 @@ class JsonRules:
         if kind in _FIXED:
             return _FIXED[kind]
         if kind == "value":
-            return self._values(self._schemas[symbol[1]], strings=symbol[2])
+            return self._values(symbol[1], strings=symbol[2])
         if kind == "spaces":
             left = symbol[1]
             return ((), ((ONE, _SPACES), ("spaces", left - 1))) if left else ((),)
         if kind == "members":
-            return self._members(symbol[1], symbol[2])
+            return self._object(*symbol[1:])
         if kind == "items":
-            return self._items(symbol[1])
-        raise AssertionError(f"unknown symbol {symbol}")
-
-    def _values(self, schema: Schema, *, strings: bool) -> list[Sequence[Symbol]]:
-        node = schema.node if isinstance(schema.node, Mapping) else {}
-        listed = node.get("enum", [node["const"]] if "const" in node else None)
-        if isinstance(listed, Sequence):
-            return [[literal(t)] for v in listed for t in _spellings(v, strings=strings)]
-        for key in ("anyOf", "oneOf", "allOf"):
-            options = node.get(key)
-            if isinstance(options, Sequence) and options:
-                # Of several demands the first is followed; the others are left to validation.
-                chosen = options[:1] if key == "allOf" else options
-                return [[self.value(schema.under(o), strings=strings)] for o in chosen]
-        kinds = node.get("type", _KINDS)
-        return [
-            sequence
-            for kind in ([kinds] if isinstance(kinds, str) else kinds)
-            if strings or kind != "string"
-            for sequence in self._of_kind(kind, schema)
-        ]
-
-    def _of_kind(self, kind: str, schema: Schema) -> list[Sequence[Symbol]]:
-        number = self._number(schema)
-        space = ("spaces", _MAX_SPACES)
-        if kind == "object":
-            return [[literal("{"), space, ("members", number, frozenset())]]
-        if kind == "array":
-            filled = [literal("["), space, ("items", number)]
-            is_free = not schema.node.get("minItems")
-            return [filled, [literal("[]")]] if is_free else [filled]
-        return [[(kind,)]] if kind in _FIXED else []
-
-    def _members(self, number: int, seen: frozenset[str]) -> list[Sequence[Symbol]]:
-        """What may follow the members so far: the end, or another one."""
-        schema = self._schemas[number]
-        required = schema.node.get("required") or ()
-        space = ("spaces", _MAX_SPACES)
-        found: list[Sequence[Symbol]] = []
-        if all(name in seen for name in required):
-            found.append([space, literal("}")] if seen else [literal("}")])
-        comma = [literal(","), space] if seen else []
-        for name in schema.properties:
-            if name not in seen:
-                value = self.value(schema.property(name), strings=True)
-                key = literal(f"{json.dumps(name, ensure_ascii=False)}:")
-                rest = ("members", number, seen | {name})
-                found.append([*comma, key, space, value, rest])
-        others = schema.node.get("additionalProperties")
-        if (others is None and not schema.properties) or others not in (None, False):
-            rule = schema.under(others) if isinstance(others, Mapping) else None
-            value = self.value(rule, strings=True)
-            rest = ("members", number, seen | {""})
-            found.append([*comma, ("string",), literal(":"), space, value, rest])
+            return self._array(*symbol[1:])
+        if kind == "other key":
+            return _other_key(symbol[1])
+        if kind == "char":
+            return char_sequences(symbol[1], quoted=symbol[2])
+        found = expand_regular(symbol)
+        if found is None:
+            found = expand_number(symbol)
+        if found is None:
+            raise AssertionError(f"unknown symbol {symbol}")
         return found
 
-    def _items(self, number: int) -> list[Sequence[Symbol]]:
-        schema = self._schemas[number]
-        items = schema.node.get("items")
-        rule = schema.under(items) if isinstance(items, Mapping) else None
-        value, space = self.value(rule, strings=True), ("spaces", _MAX_SPACES)
-        return [
-            [value, space, literal("]")],
-            [value, literal(","), space, ("items", number)],
-        ]
+    def _values(self, number: int, *, strings: bool) -> list[Sequence[Symbol]]:
+        found: list[Sequence[Symbol]] = []
+        if not self._satisfiable.admits(number):
+            return found
+        for place in self.shapes(number):
+            listed = self.listed(place)
+            if listed is not None:
+                found += [[literal(t)] for v in listed for t in _spellings(v, strings=strings)]
+                continue
+            for kind in kinds_of(self.shape(place)):
+                if (strings or kind != "string") and self._satisfiable.has_kind(kind, place):
+                    found += self._of_kind(kind, place)
+        return found
+
+    def _of_kind(self, kind: str, place: int) -> list[Sequence[Symbol]]:
+        shape = self.shape(place)
+        if kind == "object":
+            return [[literal("{"), _SPACE, ("members", place, frozenset(), 0)]]
+        if kind == "array":
+            filled = [literal("["), _SPACE, ("items", place, 0)]
+            items = self.items(place)
+            empty: list[Sequence[Symbol]] = [] if items.least else [[literal("[]")]]
+            return [filled, *empty] if self._may_come(items, 0) else empty
+        if kind == "string":
+            text = text_symbol(shape, quoted=True)
+            return [[("string",)]] if text is None else [[_QUOTE, text, _QUOTE]]
+        if kind in ("integer", "number"):
+            bounds = bounds_of(shape)
+            if bounds != Bounds():
+                return bounded_number(bounds, is_integer=kind == "integer")
+        return [[(kind,)]] if kind in _FIXED else []
+
+    def _object(self, place: int, seen: frozenset[str], others: int) -> list[Sequence[Symbol]]:
+        """What may follow the members so far: the end, or another one."""
+        members = self.members(place)
+        is_first = not (seen or others)
+        found: list[Sequence[Symbol]] = []
+        if members.may_end(seen, others):
+            found.append([literal("}")] if is_first else [_SPACE, literal("}")])
+        comma = [] if is_first else [literal(","), _SPACE]
+        for name, schema in self.next_named(place, seen, others):
+            key = literal(f"{json.dumps(name, ensure_ascii=False)}:")
+            rest = ("members", place, seen | {name}, others)
+            found.append([*comma, key, _SPACE, self.value(schema, strings=True), rest])
+        if members.room_for("", seen, others):
+            rest = ("members", place, seen, members.one_more(others))
+            for key_symbol, schema in self._other_members(members):
+                value = self.value(schema, strings=True)
+                found.append([*comma, _QUOTE, key_symbol, literal(":"), _SPACE, value, rest])
+        return found
+
+    def next_named(
+        self, place: int, seen: frozenset[str], others: int
+    ) -> Iterator[tuple[str, Schema]]:
+        """The declared members that may come next."""
+        members = self.members(place)
+        for name, schema in members.named.items():
+            if name not in seen and members.room_for(name, seen, others) and self.admits(schema):
+                yield name, schema
+
+    def _other_members(self, members: Members) -> Iterator[tuple[Symbol, Schema]]:
+        """Keys that are not declared, their closing quote included, and what stands there."""
+        for pattern, node in members.patterns.items():
+            key = text_symbol({"pattern": pattern}, quoted=True)
+            schema = Schema(node, members.others.root)
+            if key is not None and self.admits(schema):
+                yield ("sequence", (key, _QUOTE)), schema
+        if self.is_open(members):
+            names = (json.dumps(name, ensure_ascii=False)[1:-1] for name in members.named)
+            yield ("other key", frozenset(name.encode() for name in names)), members.others
+
+    def _array(self, place: int, index: int) -> list[Sequence[Symbol]]:
+        """The item at a place and what may follow it."""
+        items = self.items(place)
+        if not self._may_come(items, index):
+            return []
+        value = self.value(items.at(index), strings=True)
+        found: list[Sequence[Symbol]] = []
+        if index + 1 >= items.least:
+            found.append([value, _SPACE, literal("]")])
+        if self._may_come(items, index + 1):
+            rest = ("items", place, items.place_after(index))
+            found.append([value, literal(","), _SPACE, rest])
+        return found
+
+    def _may_come(self, items: Items, index: int) -> bool:
+        has_room = items.most is None or index < items.most
+        return has_room and self.admits(items.at(index))
+
+    # --- what can be met at all ----------------------------------------------------------------
+
+    def admits(self, schema: Schema) -> bool:
+        """Whether some value conforms to a schema; a grammar must not lead where none does."""
+        return self._satisfiable.admits(self.number(schema))
+
+    def is_open(self, members: Members) -> bool:
+        """Whether an object may have undeclared members."""
+        return members.is_open and self.admits(members.others)
+
+    # --- what is not followed ------------------------------------------------------------------
+
+    def unenforced(self, number: int, path: str, known: set[int]) -> Iterator[str]:
+        """The keywords below a schema that the grammar does not follow, with their paths."""
+        if number in known:
+            return
+        known.add(number)
+        for place in self.shapes(number):
+            shape = self.shape(place)
+            yield from (f"{path}: {what}" for what in unenforced(shape))
+            for pattern in self.members(place).patterns:
+                if pattern_of({"pattern": pattern}) is None:
+                    yield f"{path}: patternProperties {pattern!r}"
+            for step, member in self.below(place):
+                yield from self.unenforced(self.number(member), path + step, known)
+
+
+def _other_key(names: frozenset[bytes]) -> list[Sequence[Symbol]]:
+    """The rest of a key that must not end as one of these names; its quote included."""
+    if not names:
+        return [[("string rest",)]]
+    firsts = {name[0] for name in names if name}
+    found: list[Sequence[Symbol]] = [] if b"" in names else [[_QUOTE]]
+    for first in firsts:
+        rest = frozenset(name[1:] for name in names if name[:1] == bytes([first]))
+        found.append([(ONE, frozenset({first})), ("other key", rest)])
+    return [*found, [(ONE, _PLAIN - firsts), ("string rest",)]]
 
 
 def _spellings(value: Any, *, strings: bool) -> list[str]:

@@ -8,8 +8,16 @@ from weakref import WeakKeyDictionary
 
 from baleen.protocol import tokens
 from baleen.protocol.errors import TokenizerError
-from baleen.protocol.grammar.automaton import RAW, Automaton, State
-from baleen.protocol.grammar.json_rules import PLAIN_TEXT
+from baleen.protocol.grammar.automaton import (
+    COUNT,
+    LITERAL,
+    MANY,
+    ONE,
+    RAW,
+    Automaton,
+    Stack,
+    State,
+)
 from baleen.protocol.grammar.rules import CallRules
 from baleen.protocol.pieces import PieceTable
 
@@ -45,9 +53,9 @@ class Vocabulary:
         size = self.table.backend.get_vocab_size()
         known = ((self.table.bytes_of(n), n) for n in range(size) if n not in self.table.markers)
         entries = sorted(entry for entry in known if entry[0])
-        self._plain = frozenset(n for text, n in entries if _is_plain(text))
         self._entries = entries
-        self._mixed = [entry for entry in entries if entry[1] not in self._plain]
+        self._longest = max((len(text) for text, _ in entries), default=1)
+        self._runs: dict[frozenset[int], Runs] = {}
         self.specials = frozenset(self.table.markers)
         self._masks: WeakKeyDictionary[CallRules, dict[State, TokenMask]] = WeakKeyDictionary()
 
@@ -55,19 +63,79 @@ class Vocabulary:
         """The masks made so far for some rules; all sequences share them."""
         return self._masks.setdefault(rules, {})
 
+    def leveled(self, state: State) -> State:
+        """The state with counts that no single token can use up made equal."""
+        return frozenset(_leveled(stack, self._longest + 1) for stack in state)
+
     def allowed(self, automaton: Automaton, state: State) -> frozenset[int]:
         """The ordinary tokens that may come in a state.
 
-        Within JSON strings most tokens leave the state as it is; they are known beforehand.
+        Where a run of characters may come, most tokens are known beforehand to fit into it.
         """
-        is_plain_text = any(stack and stack[0] == PLAIN_TEXT for stack in state)
-        entries = self._mixed if is_plain_text else self._entries
-        found = _walk(automaton, state, entries)
-        return self._plain.union(found) if is_plain_text else frozenset(found)
+        runs = [stack[0] for stack in state if stack and stack[0][0] == COUNT]
+        if not runs:
+            return frozenset(_walk(automaton, state, self._entries))
+        _, bytes_of_run, _, most, _ = max(runs, key=lambda run: (len(run[1]), run[3] is None))
+        run = self._runs.get(bytes_of_run)
+        if run is None:
+            run = self._runs[bytes_of_run] = Runs(self._entries, bytes_of_run)
+        found = set(_walk(automaton, state, run.others))
+        if most is None or most >= self._longest:
+            return run.all.union(found)
+        firsts = _first_bytes(state)
+        longer = [e for e in run.longer_than(most) if e[0][0] in firsts]
+        return run.up_to(most).union(found, _walk(automaton, state, longer))
 
 
-def _is_plain(text: bytes) -> bool:
-    return all(byte in PLAIN_TEXT[1] for byte in text)
+class Runs:
+    """The tokens that consist of certain bytes, by their number of characters; and all others."""
+
+    def __init__(self, entries: list[tuple[bytes, int]], allowed: frozenset[int]) -> None:
+        self._entries: list[tuple[bytes, int]] = []
+        self.others: list[tuple[bytes, int]] = []
+        for entry in entries:
+            (self._entries if allowed.issuperset(entry[0]) else self.others).append(entry)
+        self.all = frozenset(number for _, number in self._entries)
+        self._sizes = [_num_characters(text) for text, _ in self._entries]
+
+    def up_to(self, most: int) -> frozenset[int]:
+        """The tokens of at most so many characters."""
+        pairs = zip(self._entries, self._sizes, strict=True)
+        return frozenset(number for (_, number), size in pairs if size <= most)
+
+    def longer_than(self, most: int) -> list[tuple[bytes, int]]:
+        """The entries of more characters, in order."""
+        pairs = zip(self._entries, self._sizes, strict=True)
+        return [entry for entry, size in pairs if size > most]
+
+
+def _num_characters(text: bytes) -> int:
+    """How many characters begin in a token."""
+    return len(text) - sum(0x80 <= byte < 0xC0 for byte in text)
+
+
+def _leveled(stack: Stack, limit: int, depth: int = 4) -> Stack:
+    """Counts stand on top of a stack, or right below an escape that was begun."""
+    if not stack or not depth:
+        return stack
+    symbol, below = stack
+    if symbol[0] == COUNT:
+        kind, allowed, least, most, escapes = symbol
+        most = most if most is None else min(most, limit)
+        return ((kind, allowed, min(least, limit), most, escapes), below)
+    rest = _leveled(below, limit, depth - 1)
+    return stack if rest is below else (symbol, rest)
+
+
+def _first_bytes(state: State) -> set[int]:
+    """The bytes that may come next by a way other than a run of characters."""
+    found: set[int] = set()
+    for stack in state:
+        if stack and stack[0][0] == LITERAL:
+            found.add(stack[0][1][0])
+        elif stack and stack[0][0] in (ONE, MANY):
+            found |= stack[0][1]
+    return found
 
 
 def _walk(automaton: Automaton, state: State, entries: list[tuple[bytes, int]]) -> list[int]:
@@ -130,8 +198,9 @@ class CallMask:
         self._vocabulary = vocabulary
         self._markers = vocabulary.table.markers
         self._masks = vocabulary.masks_of(rules)
+        # A turn that has to call may not end in its reasoning.
+        self._unended = TokenMask(vocabulary.table.ids_of(tokens.EOS), is_allowed=False)
         self._tail = b""
-        self._is_ended = False
         self._reasons = thinking
         self._state: State | None = None
         if in_block:
@@ -147,17 +216,16 @@ class CallMask:
     def mask(self) -> TokenMask:
         """What may come next."""
         if self._state is None:
-            return FREE if self.is_free else self._without_end()
+            return FREE if self.is_free else self._unended
         known = self._masks.get(self._state)
         if known is None:
-            if len(self._masks) >= _MAX_MASKS:
-                self._masks.clear()
-            known = self._masks[self._state] = self._mask_of(self._state)
+            state = self._vocabulary.leveled(self._state)
+            known = self._masks.get(state)
+            if known is None:
+                if len(self._masks) >= _MAX_MASKS:
+                    self._masks.clear()
+                known = self._masks[state] = self._mask_of(state)
         return known
-
-    def _without_end(self) -> TokenMask:
-        """A turn that has to call may not end in its reasoning."""
-        return TokenMask(self._vocabulary.table.ids_of(tokens.EOS), is_allowed=False)
 
     def _mask_of(self, state: State) -> TokenMask:
         automaton = self._rules.automaton

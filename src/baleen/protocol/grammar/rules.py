@@ -8,13 +8,15 @@ the block; then the end of the turn and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Final
 
 from baleen.protocol import tokens
 from baleen.protocol.errors import ToolSchemaError
-from baleen.protocol.grammar.automaton import RAW, TOKEN, Automaton, State, Symbol
-from baleen.protocol.grammar.json_rules import JsonRules, literal
+from baleen.protocol.grammar.automaton import ONE, RAW, TOKEN, Automaton, State, Symbol
+from baleen.protocol.grammar.json_rules import JsonRules, literal, text_symbol
+from baleen.protocol.grammar.shapes import kinds_of
 from baleen.protocol.markup import dialect_of
 from baleen.protocol.revision import Revision
 from baleen.protocol.schema import Schema
@@ -24,10 +26,15 @@ from baleen.protocol.tools import Tool
 _DSML: Final[Symbol] = (TOKEN, tokens.DSML)
 _EOS: Final[Symbol] = (TOKEN, tokens.EOS)
 _RAW: Final[Symbol] = (RAW, tokens.DSML, 0)
+_IN_NAMES: Final = frozenset(range(0x20, 0x100)) - frozenset(b'"')
 
 
 class CallRules:
-    """The grammar of calls to some tools; one object serves any number of sequences."""
+    """The grammar of calls to some tools; one object serves any number of sequences.
+
+    Raises:
+        ToolSchemaError: there is no tool to call, or one that no call could conform to.
+    """
 
     def __init__(
         self,
@@ -38,15 +45,59 @@ class CallRules:
         parallel: bool = True,
     ) -> None:
         self.choice = choice or ToolChoice()
-        self._schemas = {
-            tool.name: Schema(tool.parameters) for tool in tools if self.choice.allows(tool)
-        }
-        if not self._schemas:
-            raise ToolSchemaError("no tool may be called", remedy="declare one, or use no grammar")
-        self._dialect = dialect_of(Revision(revision))
-        self._parallel = parallel
+        self.parallel = parallel
+        self.dialect = dialect_of(Revision(revision))
         self._json = JsonRules()
+        self._tools = {
+            tool.name: self._json.number(Schema(tool.parameters))
+            for tool in tools
+            if self.choice.allows(tool)
+        }
+        if not self._tools:
+            raise ToolSchemaError("no tool may be called", remedy="declare one, or use no grammar")
+        for name in self._tools:
+            self._check(name)
         self.automaton = Automaton(self)
+
+    def _check(self, name: str) -> None:
+        if '"' in name:
+            raise ToolSchemaError(f"a call cannot name the tool {name!r}: names hold no quotes")
+        shapes = list(self._shapes_of(name))
+        if not shapes or not self._json.admits(self._json.schema(self._tools[name])):
+            raise ToolSchemaError(
+                f"no arguments conform to the parameters of tool {name!r}",
+                remedy="its schema must admit an object",
+            )
+        for place in shapes:
+            for key in self._json.members(place).required:
+                if '"' in key:
+                    raise ToolSchemaError(f"a call to {name!r} cannot name its parameter {key!r}")
+
+    def _shapes_of(self, tool: str) -> Iterator[int]:
+        for place in self._json.shapes(self._tools[tool]):
+            if "object" in kinds_of(self._json.shape(place)):
+                yield place
+
+    @cached_property
+    def unenforced(self) -> tuple[str, ...]:
+        """What the tools' schemas demand and this grammar does not follow, as ``path: keyword``.
+
+        Whoever relies on one of these has to validate the arguments.
+        """
+        known: set[int] = set()
+        found = [f"{t}.{w}" for t in self._tools for w in self._unenforced(t, known)]
+        return tuple(dict.fromkeys(found))
+
+    def _unenforced(self, tool: str, known: set[int]) -> Iterator[str]:
+        yield from self._json.unenforced(self._tools[tool], "parameters", known)
+        for place in self._shapes_of(tool):
+            if self._json.listed(place) is not None:
+                yield "parameters: enum"
+            for name in self._json.members(place).named:
+                if '"' in name:
+                    yield f"parameters.{name}: a name with quotes is left out"
+
+    # --- where a sequence may begin ------------------------------------------------------------
 
     @property
     def forced_start(self) -> State:
@@ -63,71 +114,90 @@ class CallRules:
         """The state within a block that the prompt has opened."""
         return self.automaton.start([literal("<"), _DSML, ("invoke",)])
 
+    # --- what symbols stand for ----------------------------------------------------------------
+
     def expand(self, symbol: Symbol) -> Iterable[Sequence[Symbol]]:
         """The sequences that a symbol stands for."""
         kind = symbol[0]
-        words = self._dialect
+        words = self.dialect
         if kind == "block":
             return [[literal(f"{words.block}>\n<"), _DSML, ("invoke",)]]
         if kind == "invoke":
             return [
-                [literal(f'{words.invoke} name="{name}">\n'), ("parameters", name, frozenset())]
-                for name in self._schemas
+                [
+                    literal(f'{words.invoke} name="{name}">\n'),
+                    ("parameters", place, frozenset(), 0),
+                ]
+                for name in self._tools
+                for place in self._shapes_of(name)
             ]
         if kind == "parameters":
-            return self._parameters(symbol[1], symbol[2])
+            return self._parameters(*symbol[1:])
         if kind == "after invoke":
             return self._after_invoke()
         if kind == "parameter value":
-            return self._parameter_value(symbol[1], symbol[2])
+            return self._parameter_value(symbol[1])
+        if kind == "other name":
+            return _other_name(symbol[1])
         return self._json.expand(symbol)
 
     def _after_invoke(self) -> list[Sequence[Symbol]]:
-        end = [literal("</"), _DSML, literal(f"{self._dialect.block}>"), _EOS]
-        return [end, [literal("<"), _DSML, ("invoke",)]] if self._parallel else [end]
+        end = [literal("</"), _DSML, literal(f"{self.dialect.block}>"), _EOS]
+        return [end, [literal("<"), _DSML, ("invoke",)]] if self.parallel else [end]
 
-    def _parameters(self, tool: str, seen: frozenset[str]) -> list[Sequence[Symbol]]:
-        schema = self._schemas[tool]
-        words = self._dialect
-        node = schema.node if isinstance(schema.node, Mapping) else {}
+    def _parameters(self, place: int, seen: frozenset[str], others: int) -> list[Sequence[Symbol]]:
+        members, words = self._json.members(place), self.dialect
         found: list[Sequence[Symbol]] = []
-        if all(name in seen for name in node.get("required") or ()):
+        if members.may_end(seen, others):
             close = [_DSML, literal(f"{words.invoke}>\n"), ("after invoke",)]
             found.append([literal("</"), *close])
-            if not seen:
+            if not (seen or others):
                 found.append([literal("\n</"), *close])
-        for name in schema.properties:
-            if name not in seen:
-                opener = literal(f'{words.parameter} name="{name}" string="')
-                closer = literal(f"{words.parameter}>\n")
-                rest = ("parameters", tool, seen | {name})
-                value = ("parameter value", tool, name)
-                found.append([literal("<"), _DSML, opener, value, closer, rest])
+        opener = [literal("<"), _DSML, literal(f'{words.parameter} name="')]
+        closer = literal(f"{words.parameter}>\n")
+        for name, schema in self._json.next_named(place, seen, others):
+            if '"' not in name:
+                value = ("parameter value", self._json.number(schema))
+                rest = ("parameters", place, seen | {name}, others)
+                found.append([*opener, literal(f'{name}" string="'), value, closer, rest])
+        if self._json.is_open(members) and members.room_for("", seen, others):
+            name_symbol = ("other name", frozenset(name.encode() for name in members.named))
+            value = ("parameter value", self._json.number(members.others))
+            rest = ("parameters", place, seen, members.one_more(others))
+            attribute = literal(' string="')
+            found.append([*opener, name_symbol, attribute, value, closer, rest])
         return found
 
-    def _parameter_value(self, tool: str, name: str) -> list[Sequence[Symbol]]:
-        schema = self._schemas[tool].property(name)
-        found: list[Sequence[Symbol]] = []
-        if schema is None or schema.admits_strings():
-            found += [[literal('true">'), *text] for text in _texts(schema)]
-        if schema is None or not _is_only_string(schema):
-            value = self._json.value(schema, strings=False)
-            found.append([literal('false">'), value, literal("</"), _DSML])
+    def _parameter_value(self, number: int) -> list[Sequence[Symbol]]:
+        """A string as it is, anything else as JSON; the ``</`` and the token behind it included."""
+        found: list[Sequence[Symbol]] = [[literal('true">'), *text] for text in self._texts(number)]
+        if any(self._admits_json(place) for place in self._json.shapes(number)):
+            found.append([literal('false">'), ("value", number, False), literal("</"), _DSML])
         return found
 
+    def _texts(self, number: int) -> Iterator[list[Symbol]]:
+        for place in self._json.shapes(number):
+            listed = self._json.listed(place)
+            if listed is not None:
+                for text in listed:
+                    if isinstance(text, str):
+                        yield [literal(f"{text}</"), _DSML]
+            elif "string" in kinds_of(self._json.shape(place)):
+                text = text_symbol(self._json.shape(place), quoted=False)
+                yield [_RAW] if text is None else [text, literal("</"), _DSML]
 
-def _texts(schema: Schema | None) -> list[Sequence[Symbol]]:
-    """A string parameter: one of the listed strings, or any text."""
-    node: Any = schema.node if schema is not None else {}
-    listed = node.get("enum", [node["const"]] if "const" in node else None)
-    if isinstance(listed, Sequence) and not isinstance(listed, str):
-        return [[literal(f"{text}</"), _DSML] for text in listed if isinstance(text, str)]
-    return [[_RAW]]
+    def _admits_json(self, place: int) -> bool:
+        listed = self._json.listed(place)
+        if listed is not None:
+            return not all(isinstance(value, str) for value in listed)
+        return kinds_of(self._json.shape(place)) != ["string"]
 
 
-def _is_only_string(schema: Schema) -> bool:
-    node = schema.node if isinstance(schema.node, Mapping) else {}
-    listed = node.get("enum")
-    if isinstance(listed, Sequence):
-        return all(isinstance(value, str) for value in listed)
-    return node.get("type") in ("string", ["string"]) or isinstance(node.get("const"), str)
+def _other_name(names: frozenset[bytes]) -> list[Sequence[Symbol]]:
+    """The rest of a parameter's name that must not end as one of these; its quote included."""
+    firsts = {name[0] for name in names if name}
+    found: list[Sequence[Symbol]] = [] if b"" in names else [[literal('"')]]
+    for first in firsts:
+        rest = frozenset(name[1:] for name in names if name[:1] == bytes([first]))
+        found.append([(ONE, frozenset({first})), ("other name", rest)])
+    return [*found, [(ONE, _IN_NAMES - firsts), ("other name", frozenset())]]

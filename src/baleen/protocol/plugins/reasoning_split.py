@@ -23,11 +23,11 @@ class ReasoningSplit:
 
     def __init__(self) -> None:
         self._held = ""
-        self._has_ended = False
+        self.has_ended = False
 
     def feed(self, text: str) -> Split:
         """More output; cut anywhere. Newlines around the closing tag belong to neither part."""
-        if self._has_ended:
+        if self.has_ended:
             return Split("", text)
         text = self._held + text
         end = _ENDS.find(text)
@@ -35,7 +35,7 @@ class ReasoningSplit:
             cut = len(text[: _ENDS.held_from(text, 0)].rstrip("\n"))
             self._held = text[cut:]
             return Split(text[:cut], "")
-        self._has_ended = True
+        self.has_ended = True
         self._held = ""
         rest = text[end.start() :] if end.group() == _CALL else text[end.end() :]
         return Split(text[: end.start()].rstrip("\n"), rest)

@@ -49,7 +49,16 @@ class BaleenDetector(BaseFormatDetector):  # type: ignore[misc]
         """What a further piece of the output adds."""
         if self._parser is None:
             self._parser = Parser(thinking=False, tools=chat_definitions(tools))
-        events = self._parser.feed(new_text)
+        return self._result(self._parser.feed(new_text))
+
+    def finish(self, tools: Sequence[Any]) -> Any:
+        """What was held back for a tag that did not come."""
+        if self._parser is None:
+            return StreamingParseResult()
+        self._parser.finish()
+        return self._result(self._parser.last_events)
+
+    def _result(self, events: Sequence[Event]) -> Any:
         text = "".join(event.text for event in events if isinstance(event, ContentDelta))
         calls = [item for event in events if (item := self._item(event)) is not None]
         return StreamingParseResult(normal_text=text, calls=calls)

@@ -30,7 +30,7 @@ from vllm.tool_parsers.abstract_tool_parser import (  # type: ignore[import-not-
 from baleen.protocol import Parser, parse, tokens
 from baleen.protocol.events import ArgumentsDelta, CallStart, ContentDelta, Event
 from baleen.protocol.plugins.definitions import chat_definitions
-from baleen.protocol.plugins.reasoning_split import ReasoningSplit
+from baleen.protocol.plugins.reasoning_split import ReasoningSplit, Split
 
 
 def _options(request: Any) -> dict[str, Any]:
@@ -45,6 +45,8 @@ class BaleenToolParser(ToolParser):  # type: ignore[misc]
     """Reads calls; one object serves one request."""
 
     supports_required_and_named = False
+    engine_based_streaming = True
+    """The server hands over each piece once, and asks at the end for what was held back."""
 
     def __init__(self, tokenizer: Any, tools: Any = None) -> None:
         super().__init__(tokenizer, tools)
@@ -87,6 +89,13 @@ class BaleenToolParser(ToolParser):  # type: ignore[misc]
         events = self._parser.feed(delta_text)
         return self._delta(events) if events else None
 
+    def finish_streaming(self) -> Any:
+        """What was held back for a tag that did not come; None if nothing."""
+        if self._parser is None:
+            return None
+        self._parser.finish()
+        return self._delta(self._parser.last_events)
+
     def _delta(self, events: Sequence[Event]) -> Any:
         content = "".join(event.text for event in events if isinstance(event, ContentDelta))
         calls = [delta for event in events if (delta := self._call_delta(event)) is not None]
@@ -113,20 +122,39 @@ class BaleenToolParser(ToolParser):  # type: ignore[misc]
 class BaleenReasoningParser(ReasoningParser):  # type: ignore[misc]
     """Splits reasoning from what follows it; a call that opens within it ends it."""
 
+    engine_based_streaming = True
+
     def __init__(self, tokenizer: Any, *arguments: Any, **more: Any) -> None:
         super().__init__(tokenizer, *arguments, **more)
         ids = tokenizer.get_vocab()
         self._splitter = ReasoningSplit()
-        self._ends = {ids[t] for t in (tokens.THINK_CLOSE, tokens.DSML) if t in ids}
+        # The last of these in a prompt or an output tells whether reasoning is open behind it.
+        ends = {tokens.THINK_OPEN: False, tokens.THINK_CLOSE: True, tokens.DSML: True}
+        self._ends = {ids[token]: is_end for token, is_end in ends.items() if token in ids}
+
+    @property
+    def reasoning_start_str(self) -> str:
+        """The opening tag; the prompt ends with it."""
+        return tokens.THINK_OPEN
+
+    @property
+    def reasoning_end_str(self) -> str:
+        """The closing tag."""
+        return tokens.THINK_CLOSE
+
+    def has_engine_confirmed_reasoning_end(self) -> bool:
+        """Whether the reasoning is over in what was streamed so far."""
+        return self._splitter.has_ended
 
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
-        """Whether the reasoning is over."""
-        return any(number in self._ends for number in input_ids)
+        """Whether the reasoning is over at the end of a prompt or an output."""
+        found = (self._ends[number] for number in reversed(input_ids) if number in self._ends)
+        return next(found, False)
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
         """The ids behind the reasoning."""
         for place, number in enumerate(input_ids):
-            if number in self._ends:
+            if self._ends.get(number):
                 return input_ids[place + 1 :]
         return []
 
@@ -147,12 +175,17 @@ class BaleenReasoningParser(ReasoningParser):  # type: ignore[misc]
         delta_token_ids: Sequence[int],
     ) -> Any:
         """What a further piece adds: to the reasoning, to the rest, or to both."""
-        if not previous_text:
-            self._splitter = ReasoningSplit()
-        reasoning, rest = self._splitter.feed(delta_text)
-        if not reasoning and not rest:
+        return self._delta(self._splitter.feed(delta_text))
+
+    def finish_streaming(self) -> Any:
+        """What was held back for a tag that did not come; None if nothing."""
+        return self._delta(self._splitter.finish())
+
+    @staticmethod
+    def _delta(split: Split) -> Any:
+        if not split.reasoning and not split.rest:
             return None
-        return DeltaMessage(reasoning=reasoning or None, content=rest or None)
+        return DeltaMessage(reasoning=split.reasoning or None, content=split.rest or None)
 
 
 ToolParserManager.register_module("baleen", module=BaleenToolParser)

@@ -1,8 +1,6 @@
-"""Images: what becomes the read-only lower layers of a box.
+"""The image ``host``: a view of an allow-list of this host.
 
-``host`` is a view of an allow-list of this host (``/usr`` and the library and program folders)
-under a synthetic ``/etc``; a path is a directory that holds a root file system. A layer is the
-place where an overlay is mounted in the box and the host folders below it, top first.
+``/usr`` and the library and program folders are this host's, under a synthetic ``/etc``.
 """
 
 from __future__ import annotations
@@ -11,12 +9,11 @@ import hashlib
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from .errors import UnsupportedError
-from .home import Home
+from ..home import Home
+from .base import Overlay
 
 _SHARED = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _EMPTY = (
@@ -55,45 +52,20 @@ _ETC = {
 }
 
 
-@dataclass(frozen=True)
-class Layer:
-    """An overlay of a box: where it is mounted and the host folders below it, top first."""
-
-    at: str
-    lowers: tuple[str, ...]
-
-
-def resolve_image(image: str, home: Home) -> list[Layer]:
-    """Returns the layers of an image.
-
-    Raises:
-        UnsupportedError: the image is of a kind that is not available yet.
-    """
-    if image == "host":
-        return _host_layers(home, int(time.monotonic() / HOST_CHECK_S))
-    if image.startswith(("/", ".", "~")):
-        folder = Path(image).expanduser()
-        if not folder.is_dir():
-            raise UnsupportedError(
-                f"image {image!r} is not a directory", remedy='use "host" or a root file system'
-            )
-        return [Layer("/", (str(folder),))]
-    raise UnsupportedError(
-        f"image {image!r}: images by name are not available yet",
-        remedy='use "host" or the path of a directory that holds a root file system',
-    )
+def host_overlays(home: Home) -> list[Overlay]:
+    """The host's overlays, looked at anew every :data:`HOST_CHECK_S`."""
+    return _host_overlays(home, int(time.monotonic() / HOST_CHECK_S))
 
 
 @lru_cache(maxsize=4)
-def _host_layers(home: Home, period: int) -> list[Layer]:
-    """The host's layers, looked at anew in every period of :data:`HOST_CHECK_S`."""
+def _host_overlays(home: Home, period: int) -> list[Overlay]:
     skeleton = _host_skeleton(home)
     folders = [
         f"/{name}"
         for name in _SHARED
         if Path(f"/{name}").is_dir() and not Path(f"/{name}").is_symlink()
     ]
-    return [Layer("/", (str(skeleton),)), *(Layer(folder, (folder,)) for folder in folders)]
+    return [Overlay("/", (str(skeleton),)), *(Overlay(folder, (folder,)) for folder in folders)]
 
 
 def _host_skeleton(home: Home) -> Path:

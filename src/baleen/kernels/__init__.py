@@ -1,0 +1,17 @@
+"""The few hot operations, one call each: a plain-torch reference and faster paths."""
+
+from baleen.kernels.attend import Blocks, attend
+from baleen.kernels.backend import Backend, using
+from baleen.kernels.rows import norm_rotate, rotate_back, swiglu
+from baleen.kernels.select import select_blocks
+
+__all__ = [
+    "Backend",
+    "Blocks",
+    "attend",
+    "norm_rotate",
+    "rotate_back",
+    "select_blocks",
+    "swiglu",
+    "using",
+]

@@ -1,0 +1,184 @@
+"""Attention over an exact window and compressed blocks, under one softmax with a learned sink.
+
+Blocks are gathered by index or read up to a limit, never masked out of the whole: a query costs its
+window and the blocks it attends, whatever else lies before it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baleen.kernels.native import KINDS, AttendArgs, address, readable, serves
+from baleen.kernels.precision import widen
+from baleen.kernels.ring import latest
+
+QUERY_TILE = 128
+"""Queries that share one stretch of window keys; wider tiles waste products on the band's edges."""
+
+
+class Blocks(NamedTuple):
+    """The compressed blocks of a layer and which of them each query attends."""
+
+    values_BMc: Tensor
+    limits_BT: Tensor
+    """int64 [B or 1, T]: a query may see the first so many blocks."""
+    picks_BTK: Tensor | None = None
+    """int32, ascending, -1 behind the last; None attends all up to the limit."""
+
+
+class Attended(NamedTuple):
+    """What attention gives."""
+
+    out_BTHc: Tensor
+    weights_BTHX: Tensor | None
+    """If asked for, the joint softmax's weights on the blocks: X = K where blocks were picked, else
+    M."""
+
+
+def attend(
+    q_BTHc: Tensor,
+    sinks_H: Tensor,
+    ring_BWc: Tensor,
+    kv_BTc: Tensor,
+    starts_B: Tensor,
+    blocks: Blocks | None,
+    want_weights: bool = False,
+) -> Attended:
+    """softmax(q k / sqrt(c)) k over W latents (the query's own token last) and the blocks, fp32.
+
+    `ring_BWc` holds the tokens in front of the call, `kv_BTc` the call's own. Rows whose `starts`
+    agree may pass one start for all. The sink, one logit per head, enters the denominator only.
+    """
+    if blocks is not None and blocks.values_BMc.shape[1] == 0:
+        blocks = None
+    values = None if blocks is None else blocks.values_BMc
+    library = serves(widen(q_BTHc), sinks_H, width=q_BTHc.shape[-1])
+    stored = (ring_BWc, kv_BTc) if values is None else (ring_BWc, kv_BTc, values)
+    if library is not None and not want_weights and readable(*stored):
+        out = _attend_native(library, widen(q_BTHc), sinks_H, ring_BWc, kv_BTc, starts_B, blocks)
+        return Attended(out, None)
+    window = ring_BWc.shape[1]
+    past = latest(ring_BWc, starts_B, window - 1)
+    keys_BSc = torch.cat([widen(past), widen(kv_BTc)], dim=1)
+    outs, weights = [], []
+    for start in range(0, q_BTHc.shape[1], QUERY_TILE):
+        q = widen(q_BTHc[:, start : start + QUERY_TILE]) / math.sqrt(q_BTHc.shape[-1])
+        near = keys_BSc[:, start : start + q.shape[1] + window - 1]
+        firsts_B = starts_B - (window - 1) + start
+        done = _attend_tile(q, sinks_H, near, firsts_B, _tile(blocks, start))
+        outs.append(done.out_BTHc)
+        if want_weights and done.weights_BTHX is not None:
+            weights.append(done.weights_BTHX)
+    if len(outs) == 1:
+        return Attended(outs[0], weights[0] if weights else None)
+    return Attended(torch.cat(outs, dim=1), torch.cat(weights, dim=1) if weights else None)
+
+
+def _tile(blocks: Blocks | None, start: int) -> Blocks | None:
+    if blocks is None:
+        return None
+    limits = blocks.limits_BT[:, start : start + QUERY_TILE]
+    picks = blocks.picks_BTK
+    return Blocks(
+        blocks.values_BMc, limits, None if picks is None else picks[:, start : start + QUERY_TILE]
+    )
+
+
+def _attend_tile(
+    q_BTHc: Tensor, sinks_H: Tensor, near_BSc: Tensor, firsts_B: Tensor, blocks: Blocks | None
+) -> Attended:
+    """One tile of queries; `near` begins at position `firsts`, which may lie before the text."""
+    heads = q_BTHc.shape[2]
+    flat_BLc = q_BTHc.flatten(1, 2)
+    window_BTHS = (flat_BLc @ near_BSc.transpose(1, 2)).unflatten(1, (-1, heads))
+    window_BTHS = window_BTHS.masked_fill(
+        ~_band(q_BTHc.shape[1], near_BSc.shape[1], firsts_B).unsqueeze(2), -torch.inf
+    )
+    sink_BTH1 = widen(sinks_H).view(1, 1, -1, 1).expand(*q_BTHc.shape[:2], -1, 1)
+    if blocks is None:
+        joint = torch.cat([window_BTHS, sink_BTH1], dim=-1).softmax(-1)
+        near_BTHS, far_BTHX = joint[..., :-1], joint[..., :0]
+        return Attended(_mix(near_BTHS, near_BSc), far_BTHX)
+    if blocks.picks_BTK is None:
+        values = widen(blocks.values_BMc)
+        far_logits = (flat_BLc @ values.transpose(1, 2)).unflatten(1, (-1, heads))
+        hidden = torch.arange(values.shape[1]) >= blocks.limits_BT.unsqueeze(-1)
+    else:
+        values = widen(gather(blocks.values_BMc, blocks.picks_BTK))
+        far_logits = q_BTHc @ values.transpose(2, 3)
+        hidden = blocks.picks_BTK < 0
+    far_logits = far_logits.masked_fill(hidden.unsqueeze(2), -torch.inf)
+    joint = torch.cat([window_BTHS, far_logits, sink_BTH1], dim=-1).softmax(-1)
+    near_BTHS, far_BTHX, _ = joint.split([near_BSc.shape[1], far_logits.shape[-1], 1], dim=-1)
+    far = _mix(far_BTHX, values) if blocks.picks_BTK is None else far_BTHX @ values
+    return Attended(_mix(near_BTHS, near_BSc) + far, far_BTHX)
+
+
+def _mix(weights_BTHS: Tensor, keys_BSc: Tensor) -> Tensor:
+    mixed: Tensor = (weights_BTHS.flatten(1, 2) @ keys_BSc).unflatten(1, weights_BTHS.shape[1:3])
+    return mixed
+
+
+def _band(num_queries: int, num_keys: int, firsts_B: Tensor) -> Tensor:
+    """[B or 1, T, S]: key s is one of query t's W latest, and not from before the text."""
+    distance_TS = torch.arange(num_keys) - torch.arange(num_queries).unsqueeze(1)
+    near_TS = (distance_TS >= 0) & (distance_TS <= num_keys - num_queries)
+    real_BS = firsts_B.unsqueeze(1) + torch.arange(num_keys) >= 0
+    return near_TS & real_BS.unsqueeze(1)
+
+
+def gather(values_BMc: Tensor, picks_BTK: Tensor) -> Tensor:
+    """The picked blocks, [B, T, K, c]; a pick of -1 gives block 0, to be masked by the caller.
+
+    It reads through an embedding look-up, whose gradient is summed far faster than an index's.
+    """
+    batch, num_blocks = values_BMc.shape[:2]
+    offset_B11 = (torch.arange(batch) * num_blocks).view(-1, 1, 1)
+    return F.embedding(picks_BTK.clamp(min=0) + offset_B11, values_BMc.flatten(0, 1))
+
+
+def _attend_native(
+    library: ctypes.CDLL,
+    q_BTHc: Tensor,
+    sinks_H: Tensor,
+    ring_BWc: Tensor,
+    kv_BTc: Tensor,
+    starts_B: Tensor,
+    blocks: Blocks | None,
+) -> Tensor:
+    batch, tokens, heads, width = q_BTHc.shape
+    q, ring, kv = q_BTHc.contiguous(), ring_BWc.contiguous(), kv_BTc.contiguous()
+    out = torch.empty_like(q)
+    args = AttendArgs(
+        q=address(q),
+        sinks=address(sinks_H),
+        ring=address(ring),
+        kv=address(kv),
+        starts=address(starts_B),
+        out=address(out),
+        batch=batch,
+        tokens=tokens,
+        heads=heads,
+        width=width,
+        window=ring.shape[1],
+        kind=KINDS[ring.dtype],
+        starts_stride=int(len(starts_B) > 1),
+        threads=torch.get_num_threads(),
+    )
+    if blocks is not None:
+        limits = blocks.limits_BT.contiguous()
+        args.blocks = address(blocks.values_BMc)
+        args.blocks_stride = blocks.values_BMc.stride(0) // width
+        args.limits = address(limits)
+        args.limits_stride = tokens if len(limits) > 1 else 0
+        if blocks.picks_BTK is not None:
+            picks = blocks.picks_BTK.contiguous()
+            args.picks, args.topk = address(picks), picks.shape[-1]
+    library.baleen_attend(ctypes.byref(args))
+    return out

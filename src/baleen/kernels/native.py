@@ -1,0 +1,181 @@
+"""The compiled library and how tensors are handed to it.
+
+Each operation takes one structure of pointers and sizes, declared here field by field as in the
+Rust source; a number that both sides carry is checked when the library is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from baleen.errors import BaleenError
+from baleen.kernels.backend import Backend, preferred
+
+LIBRARY = Path(__file__).parent / "lib" / "libbaleen_kernels.so"
+INTERFACE = 3
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+"""Numbers of the storage types of keys."""
+VECTOR = 8
+"""Widths are multiples of so many numbers, else torch computes."""
+
+
+def _fields(pointers: str, sizes: str, numbers: str = "") -> list[tuple[str, type]]:
+    return [
+        *((name, ctypes.c_void_p) for name in pointers.split()),
+        *((name, ctypes.c_size_t) for name in sizes.split()),
+        *((name, ctypes.c_float) for name in numbers.split()),
+    ]
+
+
+class AttendArgs(ctypes.Structure):
+    _fields_ = _fields(
+        "q sinks ring kv starts blocks limits picks out",
+        "batch tokens heads width window topk kind starts_stride limits_stride blocks_stride"
+        " threads",
+    )
+
+
+class SelectArgs(ctypes.Structure):
+    _fields_ = _fields(
+        "q weights keys limits picks",
+        "batch tokens heads width topk kind limits_stride keys_stride threads",
+    )
+
+
+class MixArgs(ctypes.Structure):
+    _fields_ = _fields(
+        "x mixed function base scale norm input post comb",
+        "tokens streams width iterations threads",
+        "hc_eps norm_eps",
+    )
+
+
+class ExpandArgs(ctypes.Structure):
+    _fields_ = _fields("y x post comb out", "tokens streams width threads")
+
+
+class NormRotateArgs(ctypes.Structure):
+    _fields_ = _fields(
+        "x weight phases out", "rows width rope heads tokens threads", "eps direction"
+    )
+
+
+class GateArgs(ctypes.Structure):
+    _fields_ = _fields("gate up weights out", "rows width threads", "limit")
+
+
+class Matrix(ctypes.Structure):
+    """A weight matrix as stored; null where a layer has none."""
+
+    _fields_ = (("data", ctypes.c_void_p), ("kind", ctypes.c_size_t))
+
+
+class SiteArgs(ctypes.Structure):
+    _fields_ = _fields("function base scale norm", "")
+
+
+class CompressorArgs(ctypes.Structure):
+    _fields_ = (
+        ("wkv", Matrix),
+        ("wgate", Matrix),
+        *_fields("ape norm pending entries", "ratio width overlaps"),
+    )
+
+
+MATRICES = (
+    *("wq_a", "wq_b", "wkv", "wo_a", "wo_b", "index_wq_b", "index_weights"),
+    *("gate", "w1", "w3", "w2", "shared_w1", "shared_w3", "shared_w2"),
+)
+
+
+class LayerArgs(ctypes.Structure):
+    _fields_ = (
+        ("attention_site", SiteArgs),
+        ("feed_site", SiteArgs),
+        *((name, Matrix) for name in MATRICES),
+        ("compressor", CompressorArgs),
+        ("indexer", CompressorArgs),
+        *_fields("q_norm kv_norm sinks gate_bias table frequencies ring", ""),
+    )
+
+
+class StepArgs(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(LayerArgs)),
+        ("embedding", Matrix),
+        *_fields(
+            "out",
+            "token position num_layers width streams iterations heads head_width rope q_rank"
+            " groups group_rank window index_heads index_width topk experts experts_per_token"
+            " expert_width shared_width kind threads",
+            "hc_eps norm_eps limit scaling",
+        ),
+    )
+
+
+OPERATIONS: dict[str, type[ctypes.Structure]] = {
+    "attend": AttendArgs,
+    "select": SelectArgs,
+    "mix": MixArgs,
+    "expand": ExpandArgs,
+    "read_out": MixArgs,
+    "norm_rotate": NormRotateArgs,
+    "gate": GateArgs,
+    "step": StepArgs,
+}
+CHECKED = {"select", "step"}
+"""Operations that answer whether all scores were numbers."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The library, or None where it was not built or the processor is too old for it.
+
+    Raises:
+        BaleenError: the file is there and belongs to another version.
+    """
+    if not LIBRARY.exists() or torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        return None
+    loaded = ctypes.CDLL(str(LIBRARY))
+    if loaded.baleen_interface() != INTERFACE:
+        raise BaleenError(
+            f"{LIBRARY} has interface {loaded.baleen_interface()}, this version needs {INTERFACE}",
+            remedy="build it again with `python native/hatch_build.py`",
+        )
+    for name, arguments in OPERATIONS.items():
+        function = getattr(loaded, f"baleen_{name}")
+        function.argtypes = [ctypes.POINTER(arguments)]
+        function.restype = ctypes.c_bool if name in CHECKED else None
+    return loaded
+
+
+def serves(*tensors: Tensor | None, width: int) -> ctypes.CDLL | None:
+    """The library if it can compute on these tensors: plain CPU fp32 without gradients."""
+    if width % VECTOR or preferred() is not Backend.NATIVE:
+        return None
+    grad = torch.is_grad_enabled()
+    for tensor in tensors:
+        if tensor is not None and (
+            tensor.dtype != torch.float32
+            or tensor.device.type != "cpu"
+            or (grad and tensor.requires_grad)
+        ):
+            return None
+    return library()
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a contiguous tensor's numbers begin; None for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def readable(*keys: Tensor) -> bool:
+    """Whether keys are stored alike and in a kind that the library reads, without gradients."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in keys):
+        return False
+    return keys[0].dtype in KINDS and all(tensor.dtype == keys[0].dtype for tensor in keys)

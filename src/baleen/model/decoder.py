@@ -1,0 +1,243 @@
+"""One token of one sequence through the network in a single native call.
+
+At batch 1 a small model's layers take microseconds and Python's way between them takes longer. The
+native form runs the same kernels in the order of `transformer.py`, on the same weights and state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+from baleen.cache import DisjointState, LayerState, OverlapState, State
+from baleen.kernels.backend import Backend, preferred
+from baleen.kernels.native import (
+    KINDS,
+    VECTOR,
+    CompressorArgs,
+    LayerArgs,
+    Matrix,
+    SiteArgs,
+    StepArgs,
+    library,
+)
+from baleen.kernels.select import nan_score
+from baleen.model.compressor import Compressor
+from baleen.model.hyper_connections import HyperConnection
+from baleen.model.moe import Experts
+
+if TYPE_CHECKING:
+    from baleen.model.transformer import Block, Transformer
+
+
+class Decoder:
+    """Holds the addresses of a model's weights between steps, and checks them at each."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = ref(model)  # the model owns this
+        self._seen: list[tuple[int, int]] = []
+        self._watched: list[tuple[dict[str, Any], str]] = []
+        """Where each weight hangs in its module; walking the modules takes longer than a layer."""
+        self._layers: ctypes.Array[LayerArgs] | None = None
+        self._args = StepArgs()
+        self._kept: list[Tensor] = []
+        """fp32 copies of small weights that are stored otherwise; the addresses point here."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Decoder:
+        model = self._model()
+        assert model is not None, "a decoder does not outlive its model"
+        return Decoder(memo[id(model)])  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        model = self._model()
+        assert model is not None, "a decoder does not outlive its model"
+        return (Decoder, (model,))
+
+    def step(self, ids_BT: Tensor, state: State) -> Tensor | None:
+        """The streams [1, 1, N, d] behind the last layer, or None if the call is not for this path.
+
+        Raises:
+            NumericsError: a score is NaN.
+        """
+        if torch.is_grad_enabled() or preferred() is not Backend.NATIVE:
+            return None
+        compiled, model = library(), self._model()
+        if compiled is None or model is None or not self._prepare(model):
+            return None
+        position = int(state.lengths_B[0])
+        for number, layer in enumerate(state.layers):
+            if not _place_state(self._layers_of()[number], layer, position):
+                return None
+        args = self._args
+        args.kind = KINDS[state.layers[0].window.data.dtype]
+        args.token, args.position = int(ids_BT[0, 0]), position
+        out = torch.empty(1, 1, model.config.hc_mult, model.config.hidden_size)
+        args.out = out.data_ptr()
+        if not compiled.baleen_step(ctypes.byref(args)):
+            raise nan_score()
+        for layer in state.layers:
+            for _, part in layer.parts():
+                ratio = part.ratio
+                part.entries.wrote((position + 1) // ratio - position // ratio)
+        state.lengths_B = state.lengths_B + 1
+        return out.to(model.embed.weight.dtype)
+
+    def _layers_of(self) -> ctypes.Array[LayerArgs]:
+        assert self._layers is not None
+        return self._layers
+
+    def _prepare(self, model: Transformer) -> bool:
+        """Takes the weights' addresses anew if any tensor was replaced or changed."""
+        if not self._watched:
+            self._watched = [
+                (module._parameters, name)
+                for module in model.modules()
+                for name, weight in module._parameters.items()
+                if weight is not None
+            ]
+        weights = [owner[name] for owner, name in self._watched]
+        seen = [(weight.data_ptr(), weight._version) for weight in weights]
+        if seen != self._seen:
+            self._seen, self._layers, self._kept = seen, None, []
+            if _suits(model):
+                self._describe(model)
+        return self._layers is not None and _untouched(model)
+
+    def _describe(self, model: Transformer) -> None:
+        config, args = model.config, self._args
+        blocks = _blocks(model)
+        self._layers = (LayerArgs * len(blocks))()
+        for target, block in zip(self._layers, blocks, strict=True):
+            self._describe_layer(target, block)
+        args.layers = self._layers
+        args.embedding = _matrix(model.embed.weight)
+        args.num_layers = len(blocks)
+        args.width, args.streams = config.hidden_size, config.hc_mult
+        args.iterations, args.hc_eps = config.hc_sinkhorn_iters, config.hc_eps
+        args.norm_eps, args.limit = config.rms_norm_eps, config.swiglu_limit
+        args.heads, args.head_width = config.num_attention_heads, config.head_dim
+        args.rope, args.q_rank = config.qk_rope_head_dim, config.q_lora_rank
+        args.groups, args.group_rank = config.o_groups, config.o_lora_rank
+        args.window = config.sliding_window
+        args.index_heads, args.index_width = config.index_n_heads, config.index_head_dim
+        args.experts = config.n_routed_experts
+        args.experts_per_token = config.num_experts_per_tok
+        args.expert_width = config.moe_intermediate_size
+        args.shared_width = config.moe_intermediate_size * config.n_shared_experts
+        args.scaling = config.routed_scaling_factor
+
+    def _describe_layer(self, target: LayerArgs, block: Block) -> None:
+        attn, ffn, plain = block.attn, block.ffn, self._plain
+        target.attention_site = self._site(block.hc_attn, block.attn_norm)
+        target.feed_site = self._site(block.hc_ffn, block.ffn_norm)
+        for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b"):
+            setattr(target, name, _matrix(getattr(attn, name).weight))
+        target.q_norm, target.kv_norm = plain(attn.q_norm.weight), plain(attn.kv_norm.weight)
+        target.sinks = plain(attn.attn_sink)
+        target.frequencies = attn.frequencies.data_ptr()
+        self._kept.append(attn.frequencies)
+        if attn.compressor is not None:
+            target.compressor = self._compressor(attn.compressor)
+        if attn.indexer is not None:
+            target.indexer = self._compressor(attn.indexer.compressor)
+            target.index_wq_b = _matrix(attn.indexer.wq_b.weight)
+            target.index_weights = _matrix(attn.indexer.weights_proj.weight)
+        target.gate = _matrix(ffn.gate.weight)
+        if ffn.gate.bias is None:
+            table = ffn.gate.get_buffer("tid2eid")
+            self._kept.append(table)
+            target.table = table.data_ptr()
+        else:
+            target.gate_bias = plain(ffn.gate.bias)
+        for name in ("w1", "w3", "w2"):
+            setattr(target, name, _matrix(getattr(ffn.experts, name)))
+            shared = getattr(ffn.shared_experts, name)
+            setattr(target, f"shared_{name}", _matrix(shared.weight))
+
+    def _site(self, site: HyperConnection, norm: nn.Module) -> SiteArgs:
+        weights = (site.fn, site.base, site.scale, norm.weight)
+        return SiteArgs(*(self._plain(weight) for weight in weights))  # type: ignore[arg-type]
+
+    def _compressor(self, compressor: Compressor) -> CompressorArgs:
+        return CompressorArgs(
+            _matrix(compressor.wkv.weight),
+            _matrix(compressor.wgate.weight),
+            ape=self._plain(compressor.ape),
+            norm=self._plain(compressor.norm.weight),
+            ratio=compressor.ratio,
+            width=compressor.width,
+            overlaps=compressor.halves - 1,
+        )
+
+    def _plain(self, weight: Tensor) -> int:
+        """Where a weight lies as fp32."""
+        plain = weight.detach().float().contiguous()
+        self._kept.append(plain)
+        return plain.data_ptr()
+
+
+def _blocks(model: Transformer) -> list[Block]:
+    return list(model.layers)  # type: ignore[arg-type]
+
+
+def _matrix(weight: Tensor) -> Matrix:
+    return Matrix(weight.data_ptr(), KINDS[weight.dtype])
+
+
+def _suits(model: Transformer) -> bool:
+    """Whether every weight is of a kind, place and width that the native form reads."""
+    config = model.config
+    widths = (
+        config.hidden_size,
+        config.head_dim,
+        config.q_lora_rank,
+        config.group_width,
+        config.o_groups * config.o_lora_rank,
+        config.index_head_dim,
+        config.moe_intermediate_size,
+    )
+    plain = all(
+        p.dtype in KINDS and p.device.type == "cpu" and p.is_contiguous()
+        for p in model.parameters()
+    )
+    stacked = all(type(block.ffn.experts) is Experts for block in _blocks(model))
+    linear = all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
+    return plain and stacked and linear and not any(width % VECTOR for width in widths)
+
+
+def _untouched(model: Transformer) -> bool:
+    """Whether no layer has been told to attend otherwise, as ablations do."""
+    for block in _blocks(model):
+        attn = block.attn
+        if not attn.sees_blocks:
+            return False
+        if attn.indexer is not None:
+            if "select" in attn.indexer.__dict__:
+                return False
+            model._decoder._args.topk = attn.indexer.topk
+    return True
+
+
+def _place_state(target: LayerArgs, layer: LayerState, position: int) -> bool:
+    """Makes a layer's state writable and hands over where it lies; False for a foreign kind."""
+    ring = layer.window.writable()
+    if ring.dtype not in KINDS or not ring.is_contiguous():
+        return False
+    target.ring = ring.data_ptr()
+    if layer.compressor is not None:
+        _place_compressor(target.compressor, layer.compressor, position)
+    if layer.indexer is not None:
+        _place_compressor(target.indexer, layer.indexer, position)
+    return True
+
+
+def _place_compressor(
+    target: CompressorArgs, part: OverlapState | DisjointState, position: int
+) -> None:
+    part.entries.reserve((position + 1) // part.ratio)
+    target.pending = part.pending.writable().data_ptr()
+    target.entries = part.entries.data.data_ptr()

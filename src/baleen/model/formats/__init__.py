@@ -1,0 +1,1 @@
+"""Number formats and file layout of released checkpoints."""

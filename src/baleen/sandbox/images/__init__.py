@@ -1,0 +1,1 @@
+"""Images: what becomes the read-only lower layers of a box. Begin with ``base.py``."""
