@@ -19,6 +19,9 @@ from baleen.sandbox.edge import POOL_SIZE
 from baleen.sandbox.home import Home
 from baleen.sandbox.spec import BoxSpec
 
+PROCESSES_OF_A_SPARE = 4
+"""Process 1 and spawner; with backend "function" also the interpreter and its supervisor."""
+
 
 def _why_not() -> str | None:
     try:
@@ -141,17 +144,25 @@ def home_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def _leftovers(home: Path, mounts_before: list[str]) -> dict[str, list[str]]:
-    """What a test left beyond the edge, its launcher and the launcher's spare cradles."""
+    """What a test left beyond the edge, its launcher, the launcher's cradles, and spare boxes."""
     now = footprint(home)
-    groups_of_spares = 3 * POOL_SIZE
-    own_processes = 2 + 2 * POOL_SIZE
+    owned, spares = _sockets(home)
+    groups_of_spares = 3 * (POOL_SIZE + len(spares))
+    own_processes = 2 + 2 * POOL_SIZE + PROCESSES_OF_A_SPARE * len(spares)
     return {
         "mounts": [mount for mount in now.mounts if mount not in mounts_before],
         "groups": now.groups if len(now.groups) > groups_of_spares else [],
         "processes": now.processes if len(now.processes) > own_processes else [],
         "staged": now.staged,
-        "sockets": [str(path) for path in home.glob("boxes/*/agent.sock")],
+        "sockets": owned,
     }
+
+
+def _sockets(home: Path) -> tuple[list[str], list[str]]:
+    """The sockets of boxes and of spares: only what somebody owns has a log."""
+    found = list(home.glob("boxes/*/agent.sock"))
+    owned = [path for path in found if path.with_name("log").is_symlink()]
+    return [str(path) for path in owned], [str(path) for path in found if path not in owned]
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
@@ -25,10 +24,17 @@ from baleen.sandbox import (
 from baleen.sandbox.home import Home
 from baleen.sandbox.trajectory import Kind, read, verify
 
-from .client_server import COUNT, counted
 from .conftest import edge_pid, edge_processes, is_alive, kill_edge, wait_until
 
-KILL_FOR_S = float(os.environ.get("BALEEN_TEST_KILL_FOR_S", "15"))
+KILLS = os.environ.get("BALEEN_TEST_KILLS", "120")
+
+
+COUNT = "echo $1 >> /tmp/count; sleep 0.02; wc -l < /tmp/count"
+
+
+def counted(word: str) -> list[str]:
+    """A command that must not run twice: it appends to a file of the box."""
+    return ["sh", "-c", COUNT, "count", word]
 
 
 async def executions(box: Sandbox) -> list[str]:
@@ -202,80 +208,19 @@ async def test_recorded_results_outlive_the_box(host: Home) -> None:
     await box.detach()
 
 
-NUM_BOXES = 4
-
-
-class Clients:
-    """Client processes, one per box."""
-
-    def __init__(self, boxes: list[Sandbox], folder: Path) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("client_server.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._jobs = [(box.id, folder / box.id) for box in boxes]
-        for _, acks in self._jobs:
-            acks.touch()
-        self._pids = [self._start(job) for job in self._jobs]
-
-    def _start(self, job: tuple[str, Path]) -> int:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(f"{job[0]} {job[1]}\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
-
-    def kill(self, index: int) -> None:
-        """kill -9 of a client, then a new one; a client that gave up by itself is a failure."""
-        self._end(index)
-        self._pids[index] = self._start(self._jobs[index])
-
-    def _end(self, index: int) -> None:
-        os.kill(self._pids[index], signal.SIGKILL)
-        wait_until(lambda: not is_alive(self._pids[index]))
-
-    def acknowledged(self) -> list[int]:
-        return [len(acks.read_text().split()) for _, acks in self._jobs]
-
-    def __enter__(self) -> Clients:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for index in range(len(self._jobs)):
-            if kind is None or is_alive(self._pids[index]):
-                self._end(index)
-        self._server.communicate()
-
-
-async def test_kills_at_random_moments_leave_every_command_run_exactly_once(
-    host: Home, tmp_path: Path
+def test_kills_at_random_moments_leave_every_command_run_exactly_once(
+    own_edge: None, host: Home
 ) -> None:
-    """kill -9 of clients and edge, again and again, while every command appends to a file."""
-    chance = random.Random(7)
-    boxes = [await Sandbox.create(ttl_idle_s=300) for _ in range(NUM_BOXES)]
-    kills = {"client": 0, "edge": 0}
-    give_up_at = time.monotonic() + KILL_FOR_S
-    with Clients(boxes, tmp_path) as clients:
-        while time.monotonic() < give_up_at and sum(kills.values()) < 200:
-            time.sleep(0.02 + chance.random() * 0.2)
-            if chance.random() < 0.5 and is_alive(edge_pid(host.root)):
-                kill_edge(host.root)
-                kills["edge"] += 1
-            else:
-                clients.kill(chance.randrange(NUM_BOXES))
-                kills["client"] += 1
-    for box, acknowledged in zip(boxes, clients.acknowledged(), strict=True):
-        # Whatever was under way is finished by asking for it once more.
-        await box.run(counted(str(acknowledged)), key=f"step-{acknowledged}")
-        assert await executions(box) == [str(number) for number in range(acknowledged + 1)]
-        await box.close()
-        assert verify(box.trajectory) >= 2 * acknowledged
-    print(f"kills {kills}, commands {sum(clients.acknowledged())}")
-    assert min(clients.acknowledged()) > 0
+    """kill -9 of clients, edge, agents and launcher; the script judges by the effects."""
+    script = Path(__file__).parents[2] / "benchmarks" / "sandbox_crash.py"
+    done = subprocess.run(
+        [sys.executable, script, "--kills", KILLS, "--workers", "4", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "BALEEN_HOME": str(host.root), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:] + done.stdout
+    found = json.loads(done.stdout)
+    assert found["commands"] > 50
+    assert min(found[f"killed_{who}"] for who in ("client", "edge", "agent", "launcher")) > 0

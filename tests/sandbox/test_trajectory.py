@@ -12,17 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from baleen.sandbox.blobs import INLINE_BYTES, blob_folder, fetch, keep
 from baleen.sandbox.errors import TrajectoryError
-from baleen.sandbox.trajectory import (
-    INLINE_BYTES,
-    MAGIC,
-    Kind,
-    Log,
-    blob_folder,
-    fetch,
-    read,
-    verify,
-)
+from baleen.sandbox.log import Log
+from baleen.sandbox.trajectory import MAGIC, Kind, read, scan, segments, verify
 
 PAYLOADS = st.dictionaries(
     st.text(max_size=8), st.one_of(st.integers(0, 2**40), st.binary(max_size=200)), max_size=4
@@ -120,7 +113,9 @@ def test_one_file_is_one_boxs_log(tmp_path: Path) -> None:
 
 def test_long_output_lies_in_a_blob_and_is_checked(tmp_path: Path) -> None:
     log = Log.create(tmp_path / "log")
-    short, long = log.keep(b"x" * INLINE_BYTES), log.keep(b"y" * (INLINE_BYTES + 1))
+    short, long = (
+        keep(log.path, c * n) for c, n in ((b"x", INLINE_BYTES), (b"y", INLINE_BYTES + 1))
+    )
     log.append(Kind.RESULT, {"stdout": short, "stderr": long})
     log.close()
     assert len(list(blob_folder(log.path).iterdir())) == 1
@@ -142,7 +137,7 @@ def test_a_full_disk_refuses_the_record_and_keeps_the_others(tmp_path: Path) -> 
         with pytest.raises(TrajectoryError, match="cannot append"):
             log.append(Kind.INTENT, {"text": "z" * 1000})
         with pytest.raises(TrajectoryError, match="cannot write"):
-            log.keep(b"z" * 10_000_000)
+            keep(log.path, b"z" * 10_000_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
@@ -163,3 +158,71 @@ def test_keys_are_found_again_at_least_as_fast_as_promised(tmp_path: Path) -> No
     records = list(read(log.path))
     assert time.process_time() - started < 1.0
     assert len(records) == 10_000
+
+
+def segmented(path: Path, count: int) -> Log:
+    log = Log.create(path, segment_bytes=400)
+    for n in range(count):
+        log.append(Kind.INTENT, {"n": n, "text": "x" * n}, f"key-{n}", sync=False)
+    return log
+
+
+def test_a_long_log_goes_on_in_further_segments_with_one_chain(tmp_path: Path) -> None:
+    log = segmented(tmp_path / "log", 30)
+    files = list(segments(log.path))
+    assert len(files) > 3
+    assert verify(log.path) == 30
+    offsets = [record.offset for record in read(log.path)]
+    assert [log.read_at(offset).payload["n"] for offset in offsets] == list(range(30))
+    log.close()
+    log = Log.open(log.path, segment_bytes=400)
+    record = log.append(Kind.CLOSE, {"cause": "stopped"})
+    assert record.seq == 30
+    assert log.read_at(offsets[7]).payload["n"] == 7
+    log.close()
+    assert verify(log.path) == 31
+    files[1].unlink()
+    with pytest.raises(TrajectoryError):
+        verify(log.path)
+
+
+def test_a_crash_at_any_byte_of_a_new_segment_leaves_no_gap(tmp_path: Path) -> None:
+    log = segmented(tmp_path / "log", 12)
+    log.close()
+    last = list(segments(log.path))[-1]
+    first_there = next(s.record.seq for s in scan(log.path, repair=True) if s.segment > 0)
+    whole = last.read_bytes()
+    assert first_there > 0
+    for size in range(len(whole)):
+        last.write_bytes(whole[:size])
+        before = [record.seq for record in read(log.path)]
+        assert before == list(range(len(before)))
+        again = Log.open(log.path, segment_bytes=400)
+        assert again.append(Kind.RESULT, {"n": 99}).seq == len(before)
+        again.close()
+        assert verify(log.path) == len(before) + 1
+
+
+def test_damage_in_a_closed_segment_is_never_taken_for_a_torn_end(tmp_path: Path) -> None:
+    log = segmented(tmp_path / "log", 12)
+    log.close()
+    size = log.path.stat().st_size
+    os.truncate(log.path, size - 3)
+    with pytest.raises(TrajectoryError, match="damaged"):
+        list(read(log.path))
+
+
+def test_a_segment_that_cannot_begin_refuses_the_record_and_the_next_try_succeeds(
+    tmp_path: Path,
+) -> None:
+    log = segmented(tmp_path / "log", 1)
+    while log.path.stat().st_size < 400:
+        log.append(Kind.INTENT, {"n": 1}, sync=False)
+    count = log.next_seq
+    (tmp_path / "log.1").mkdir()
+    with pytest.raises(TrajectoryError):
+        log.append(Kind.INTENT, {"n": 2})
+    (tmp_path / "log.1").rmdir()
+    assert log.append(Kind.INTENT, {"n": 2}).seq == count
+    log.close()
+    assert verify(log.path) == count + 1

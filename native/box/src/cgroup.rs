@@ -1,7 +1,7 @@
 //! Control groups as the edge planned them: directories to make, files to write. Which controllers
 //! and file names exist is the edge's knowledge, so v1 and v2 look the same from here.
 
-use crate::sys::{Named, Res};
+use crate::sys::{send_signal, Named, Res, SIGKILL};
 use std::fs;
 use std::path::Path;
 
@@ -45,6 +45,14 @@ impl Group {
             fs::write(&path, "0").named(format!("join {path}"))?;
         }
         Ok(())
+    }
+
+    /// Kills what is in the groups: the last resort where process 1 could not take it along.
+    pub fn kill(&self) {
+        for dir in &self.dirs {
+            let pids = fs::read_to_string(format!("{dir}/cgroup.procs")).unwrap_or_default();
+            pids.lines().filter_map(|pid| pid.parse().ok()).for_each(|pid| send_signal(pid, SIGKILL));
+        }
     }
 
     /// Removes the directories; false while a process is still in one.

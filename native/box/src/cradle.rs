@@ -104,9 +104,9 @@ pub fn keep_only(socket: OwnedFd) -> OwnedFd {
 fn process_one(socket: OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> ! {
     let socket = keep_only(socket);
     let failed = match become_box(&socket, mode, group, ids) {
-        Ok((listener, spawner, procs, ttl)) => {
+        Ok((listener, spawner, procs)) => {
             drop(socket);
-            agent::run(listener, spawner, procs, ttl)
+            agent::run(listener, spawner, procs)
         }
         Err(fail) => fail,
     };
@@ -115,10 +115,9 @@ fn process_one(socket: OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
     unsafe { _exit(1) }
 }
 
-type Started = (OwnedFd, Spawner, Vec<fs::File>, i64);
+type Started = (OwnedFd, Spawner, Vec<fs::File>);
 
 fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> Res<Started> {
-    const PR_SET_PDEATHSIG: i32 = 1;
     set_prctl(PR_SET_PDEATHSIG, SIGKILL as u64, "death signal")?;
     if !mode.privileged {
         map_only(ids)?;
@@ -146,10 +145,11 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
     spawner.confine(rlimits, userns.as_ref())?;
     confine(userns.as_ref(), &[])?;
     check(unsafe { listen(listener.as_raw_fd(), 16) }.into(), "listen")?;
-    set_prctl(PR_SET_PDEATHSIG, 0, "death signal")?;
+    // Changing ids has cleared it. Until an edge connects, the box ends with its launcher.
+    set_prctl(PR_SET_PDEATHSIG, SIGKILL as u64, "death signal")?;
     let unmapped = unmapped.into_iter().map(Value::Str).collect::<Vec<_>>();
     frame::send(socket.as_raw_fd(), &map! { "t" => "ready", "unmapped" => unmapped })?;
-    Ok((listener, spawner, procs, spec.get("orphan_ttl_s").int().unwrap_or(600)))
+    Ok((listener, spawner, procs))
 }
 
 fn open_procs(dir: &str) -> Res<fs::File> {

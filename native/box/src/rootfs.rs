@@ -43,8 +43,22 @@ pub fn build(spec: &Value, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -
     for bind in spec.get("binds").list() {
         builder.host_folder(bind)?;
     }
+    keep_uppers(stage)?;
     std::env::set_current_dir(&builder.root).named("chdir to the new root")?;
     Ok(builder.unmapped)
+}
+
+/// Process 1 keeps the folder of the upper layers under this number: through its `/proc/PID/fd` the edge
+/// reads what the box has written, at any time, and nobody in the box can.
+const UPPERS_FD: i32 = 100;
+
+fn keep_uppers(stage: &str) -> Res<()> {
+    extern "C" {
+        fn dup3(old: i32, new: i32, flags: i32) -> i32;
+    }
+    const O_CLOEXEC: i32 = 0o2000000;
+    let folder = open_path(stage)?;
+    check(unsafe { dup3(folder.as_raw_fd(), UPPERS_FD, O_CLOEXEC) }.into(), "keep the upper layers").map(drop)
 }
 
 impl Builder<'_> {

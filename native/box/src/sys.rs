@@ -561,6 +561,9 @@ pub fn unblock_signals() {
     unsafe { sigprocmask(2, &set, std::ptr::null_mut()) };
 }
 
+/// The signal that a process gets when its parent dies.
+pub const PR_SET_PDEATHSIG: i32 = 1;
+
 pub fn set_prctl(op: c_int, value: u64, what: &str) -> Res<()> {
     check(unsafe { prctl(op, value, 0, 0, 0) }.into(), what).map(drop)
 }

@@ -253,7 +253,12 @@ impl Zygote {
             if gone {
                 self.keeper.iter_mut().for_each(Keeper::sweep);
                 self.conn.send(&map! { "request" => removal.request, "gone" => true });
-            } else if Instant::now() > removal.give_up_at {
+                continue;
+            }
+            if removal.process.is_none() {
+                removal.group.kill();
+            }
+            if Instant::now() > removal.give_up_at {
                 let what = format!("box still has processes in {:?}", removal.group.dirs);
                 self.fail(removal.request, &Fail { what, errno: 16 });
             } else {

@@ -57,6 +57,8 @@ fn to_e4m3(x: f32) -> u8 {
 
 pub unsafe fn store_fp8(values: &[f32], rope: usize, codes: *mut u8, scales: *mut u8) {
     let nope = values.len() - rope;
+    let tiles = nope.div_ceil(TILE);
+    std::ptr::write_bytes(scales.add(tiles), 0, tiles.next_multiple_of(8) - tiles);
     for (number, tile) in values[..nope].chunks(TILE).enumerate() {
         let most = amax(tile) / 448.0;
         let scale = power_at_least(if most < 1e-4 { 1e-4 } else { most });

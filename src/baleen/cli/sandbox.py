@@ -235,10 +235,9 @@ def logs(box_or_file: str, as_json: bool) -> None:
 
 def _log_of(box: str) -> Path:
     try:
-        state = json.loads((Home.default().boxes / box / "box.json").read_text())
+        return (Home.default().boxes / box / "log").readlink()
     except OSError:
         raise UsageError(f"no box {box!r} is known", remedy="see `baleen sandbox ps`") from None
-    return Path(state["log"])
 
 
 def _as_data(record: Record) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from baleen.errors import NumericsError
 from baleen.kernels.entries import Entries, readable, row_bytes
 from baleen.kernels.kind import Kind
 from baleen.kernels.native import KINDS, SelectArgs, address, serves
@@ -21,7 +22,12 @@ from baleen.kernels.precision import widen
 TILE_ELEMENTS = 1 << 22
 """At most so many scores of single heads at once (16 MiB of fp32)."""
 
-NAN_SCORE = "indexer scores hold NaN; the weights or inputs are broken"
+
+def nan_score() -> NumericsError:
+    """The error for scores that cannot be put in order."""
+    return NumericsError(
+        "indexer scores hold NaN", remedy="the weights or inputs are broken; look for huge values"
+    )
 
 
 def select_blocks(
@@ -32,7 +38,7 @@ def select_blocks(
     `limits_BT` may be [1, T]. Costs O(T M H c) time and bounded memory beside the result.
 
     Raises:
-        FloatingPointError: a score is NaN.
+        NumericsError: a score is NaN.
     """
     if keys.layout.kind is Kind.FP4:
         q_BTHc = hadamard(q_BTHc)  # as the keys were
@@ -69,7 +75,7 @@ def best_blocks(scores_BTM: Tensor, limits_BT: Tensor, topk: int) -> Tensor:
     visible = block_M < limits_BT.unsqueeze(-1)
     ranked = (scores_BTM.detach() + 0.0).masked_fill(~visible, -torch.inf)
     if torch.isnan(ranked).any():
-        raise FloatingPointError(NAN_SCORE)
+        raise nan_score()
     kept = min(topk, num_blocks)
     bar = ranked.topk(kept, dim=-1).values[..., -1:]
     above, level = ranked > bar, ranked == bar
@@ -110,5 +116,5 @@ def _select_native(
         threads=torch.get_num_threads(),
     )
     if not library.baleen_select(ctypes.byref(args)):
-        raise FloatingPointError(NAN_SCORE)
+        raise nan_score()
     return picks

@@ -26,7 +26,7 @@ from baleen.kernels.native import (
     StepArgs,
     library,
 )
-from baleen.kernels.select import NAN_SCORE
+from baleen.kernels.select import nan_score
 from baleen.model.compressor import Compressor
 from baleen.model.hyper_connections import HyperConnection
 from baleen.model.moe import Experts
@@ -62,7 +62,7 @@ class Decoder:
         """The streams [1, 1, N, d] behind the last layer, or None if the call is not for this path.
 
         Raises:
-            FloatingPointError: a score is NaN.
+            NumericsError: a score is NaN.
         """
         if torch.is_grad_enabled() or preferred() is not Backend.NATIVE:
             return None
@@ -79,7 +79,7 @@ class Decoder:
         out = torch.empty(1, 1, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
         if not compiled.baleen_step(ctypes.byref(args)):
-            raise FloatingPointError(NAN_SCORE)
+            raise nan_score()
         for layer in state.layers:
             for _, part in layer.parts():
                 ratio = part.ratio

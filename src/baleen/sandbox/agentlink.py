@@ -15,15 +15,19 @@ from .errors import BoxFileError, BoxGoneError
 from .frames import Link, Message
 
 OnOutput = Callable[[int, bytes], None]
-AGENT_PROTOCOL = 1
+OnEnd = Callable[[Message | None], None]
+"""Called once with an operation's end, with None when the box ended first."""
+
+AGENT_PROTOCOL = 2
 _FIRST_CONNECTION = 1 << 40
 
 
-@dataclass
+@dataclass(slots=True)
 class _Operation:
-    done: asyncio.Future[Message]
+    on_end: OnEnd
     on_output: OnOutput | None
-    output: dict[int, list[bytes]] = field(default_factory=lambda: {1: [], 2: []})
+    stdout: list[bytes] = field(default_factory=list)
+    stderr: list[bytes] = field(default_factory=list)
 
 
 class AgentLink:
@@ -69,33 +73,45 @@ class AgentLink:
     def is_open(self) -> bool:
         return self._link.is_open
 
-    async def execute(
-        self, op: int, job: dict[str, Any], on_output: OnOutput | None = None
-    ) -> Message:
+    def execute(
+        self, op: int, job: Message, on_end: OnEnd, on_output: OnOutput | None = None
+    ) -> None:
         """Runs a command, or re-attaches to it: the box starts each operation number once.
 
-        Returns the end, with ``stdout`` and ``stderr`` unless ``on_output`` took them.
-
-        Raises:
-            BoxGoneError: the box ended before the command did.
+        The end carries ``stdout`` and ``stderr``, also where ``on_output`` has seen them pass.
         """
-        return await self._operate(op, {"t": "exec", "op": op, **job}, on_output)
+        self._begin(op, {"t": "exec", "op": op, **job}, on_end, on_output)
+
+    def _begin(self, op: int, message: Message, on_end: OnEnd, on_output: OnOutput | None) -> None:
+        if not self._link.is_open:
+            on_end(None)
+            return
+        self._operations[op] = _Operation(on_end, on_output)
+        self._link.send(message)
 
     async def _operate(self, op: int, message: Message, on_output: OnOutput | None) -> Message:
-        if not self._link.is_open:
-            raise BoxGoneError("the box has ended")
-        operation = _Operation(asyncio.get_running_loop().create_future(), on_output)
-        self._operations[op] = operation
-        self._link.send(message)
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        self._begin(
+            op, message, lambda end: None if future.done() else future.set_result(end), on_output
+        )
         try:
-            end = await operation.done
+            end = await future
         finally:
             self._operations.pop(op, None)
-        return {
-            **end,
-            "stdout": b"".join(operation.output[1]),
-            "stderr": b"".join(operation.output[2]),
-        }
+        if end is None:
+            raise BoxGoneError("the box has ended")
+        return end
+
+    def claim(self, orphan_ttl_s: int) -> None:
+        """Makes a box that waited its owner's: from now on it outlives this connection."""
+        self._link.send({"t": "claim", "orphan_ttl_s": orphan_ttl_s})
+
+    def pause(self) -> None:
+        """Stops the clocks of running commands' timeouts."""
+        self._link.send({"t": "pause"})
+
+    def resume(self) -> None:
+        self._link.send({"t": "resume"})
 
     def start_helper(self, argv: Sequence[str]) -> None:
         """Starts the process that serves jobs with ``via`` "helper"."""
@@ -145,19 +161,26 @@ class AgentLink:
         if operation is None:
             return
         if kind == "out":
-            if op < _FIRST_CONNECTION:
-                operation.output[message["fd"]].append(message["data"])
-            if operation.on_output is not None:
-                operation.on_output(message["fd"], message["data"])
-        elif kind in ("exit", "file") and not operation.done.done():
-            operation.done.set_result(message)
+            self._take_output(operation, op, message["fd"], message["data"])
+        elif kind in ("exit", "file"):
+            del self._operations[op]
+            message["stdout"] = b"".join(operation.stdout)
+            message["stderr"] = b"".join(operation.stderr)
+            operation.on_end(message)
+
+    def _take_output(self, operation: _Operation, op: int, fd: int, data: bytes) -> None:
+        if op < _FIRST_CONNECTION:
+            (operation.stdout if fd == 1 else operation.stderr).append(data)
+        if operation.on_output is not None:
+            operation.on_output(fd, data)
 
     def _lost(self) -> None:
-        waiting = [operation.done for operation in self._operations.values()]
-        for future in [*waiting, *([self._hello] if self._hello else [])]:
-            if not future.done():
-                future.set_exception(BoxGoneError("the box ended"))
-                future.exception()  # seen: nobody may be left to ask
+        operations, self._operations = list(self._operations.values()), {}
+        for operation in operations:
+            operation.on_end(None)
+        if self._hello is not None and not self._hello.done():
+            self._hello.set_exception(BoxGoneError("the box ended"))
+            self._hello.exception()  # seen: nobody may be left to ask
         self._on_gone()
 
     async def drained(self) -> None:

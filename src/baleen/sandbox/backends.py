@@ -79,9 +79,9 @@ def _container() -> Backend:
         "streams": True,
         "pty": True,
         "ports": True,
-        "snapshot": False,
-        "fork": False,
-        "pause": False,
+        "snapshot": root,
+        "fork": root,
+        "pause": root,
     }
     return Backend(
         "container", True, "own launcher: namespaces, overlay, seccomp, cgroups", capabilities

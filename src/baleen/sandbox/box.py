@@ -1,8 +1,9 @@
 """One box as its edge sees it: the log, the connection to process 1, the keys already used.
 
 Order of one command: INTENT on disk, then dispatch; end received, then RESULT on disk, then reply
-and acknowledgement. Whoever dies in between, the next edge finds in the log what was meant and
-asks process 1, whose journal outlives every edge, what became of it.
+and acknowledgement. The steps are callbacks, not coroutines: a command takes a millisecond, and a
+task for each step would cost a good part of another. Whoever dies in between, the next edge finds
+in the log what was meant and asks process 1, whose journal outlives every edge, what became of it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import msgpack
 from baleen.errors import SandboxError
 
 from .agentlink import AgentLink, OnOutput
+from .blobs import INLINE_BYTES, fetch, keep
 from .errors import (
     BoxBusyError,
     BoxGoneError,
@@ -30,167 +32,238 @@ from .errors import (
     TrajectoryError,
 )
 from .images.base import Image
+from .journal import Journal
+from .log import Log
 from .ports import PortForward
 from .spec import BoxSpec, RunResult
-from .trajectory import INLINE_BYTES, Kind, Log, Record, fetch
+from .trajectory import Kind, Record
 
 GRACE_S = 10.0
 """How long after a command's timeout its end may take to arrive before the box counts as lost."""
 
-FAST_SYNC_S = 0.001
+Done = Callable[[RunResult | SandboxError], None]
 
 
-@dataclass
+@dataclass(slots=True)
 class Use:
     """What is known about one key."""
 
+    key: str
     digest: str
     intent_seq: int
     job: dict[str, Any]
     result_offset: int | None = None
-    running: asyncio.Task[RunResult] | None = None
+    on_output: OnOutput | None = None
+    waiting: list[tuple[Done, bool]] = field(default_factory=list)
+    """Who waits for the end, and whether he came after the one who began."""
+    is_running: bool = False
     dispatched: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once process 1 has the command, so that input for it cannot arrive before it."""
+    patience: asyncio.TimerHandle | None = None
+    was_paused: bool = False
+    """Its clock has stood still since its patience was counted."""
 
 
 class Box:
     """A live box, or the memory of one that ended."""
 
-    def __init__(self, box_id: str, spec: BoxSpec, log: Log, executor: Executor) -> None:
+    def __init__(
+        self, box_id: str, spec: BoxSpec, log: Log, journal: Journal, executor: Executor
+    ) -> None:
         self.id = box_id
         self.spec = spec
         self.log = log
+        self.request = ""
+        """What its creator called the request, so that the same request gives the same box."""
         self.link: AgentLink | None = None
         self.pid = 0
         self.groups: list[str] = []
         self.slot: int | None = None
         self.image = Image(base="host")
+        self.places: list[str] = []
+        """Where its overlays are mounted, in the order of their upper layers."""
         self.created_at = time.time()
         self.ended: Cause | None = None
+        self.is_paused = False
         self.clients = 0
         self.idle_since = time.monotonic()
+        self._journal = journal
         self._executor = executor
+        self._running = 0
         self._uses: dict[str, Use] = {}
         self._ports: dict[int, tuple[PortForward, int]] = {}
 
     @property
     def is_busy(self) -> bool:
-        return any(use.running is not None for use in self._uses.values())
+        return self._running > 0
+
+    @property
+    def writes_to_host(self) -> bool:
+        """Whether its commands change folders of the host until the last of them has ended."""
+        return any(mount.mode == "rw" for mount in self.spec.mounts)
 
     def expired(self, now: float) -> bool:
         """Nobody holds it, nothing runs in it, and that for longer than its idle time."""
-        if self.clients or self.is_busy:
+        if self.clients or self.is_busy or self.is_paused:
             self.idle_since = now
         return now - self.idle_since > self.spec.ttl_idle_s
 
-    async def append(self, kind: Kind, payload: dict[str, Any], key: str | None = None) -> Record:
-        """Appends a synced record without holding up other boxes."""
-        return await self._on_disk(lambda: self.log.append(kind, payload, key))
+    def hold_still(self) -> None:
+        """Stops the clocks: no time passes for a paused box."""
+        self.is_paused = True
+        for use in self._uses.values():
+            use.was_paused = use.is_running
+        if self.link is not None:
+            self.link.pause()
 
-    async def _on_disk(self, work: Callable[[], Record]) -> Record:
-        """Does disk work at once while the disk is fast, else in a thread: a hop costs as much."""
-        if self.log.sync_time_s < FAST_SYNC_S:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    def go_on(self) -> None:
+        self.is_paused = False
+        if self.link is not None:
+            self.link.resume()
+
+    async def append(self, kind: Kind, payload: dict[str, Any], key: str | None = None) -> Record:
+        """Appends a record and waits until it is on disk."""
+        record = self.log.append(kind, payload, key, sync=False)
+        await self._journal.committed(self.log)
+        return record
 
     def recall(self, records: list[Record]) -> None:
         """Rebuilds the table of keys from the log."""
         by_seq: dict[int, Use] = {}
         for record in records:
             if record.kind is Kind.INTENT and record.key is not None:
-                use = Use(record.payload["digest"], record.seq, record.payload["job"])
+                payload = record.payload
+                use = Use(record.key, payload["digest"], record.seq, payload["job"])
                 self._uses[record.key] = by_seq[record.seq] = use
             elif record.kind is Kind.RESULT and record.payload["intent"] in by_seq:
                 by_seq[record.payload["intent"]].result_offset = record.offset
             elif record.kind is Kind.INFRA_FAIL and record.payload.get("intent") in by_seq:
                 # It never started: the key is free again.
-                seq = record.payload["intent"]
-                self._uses = {key: use for key, use in self._uses.items() if use.intent_seq != seq}
+                use = by_seq.pop(record.payload["intent"])
+                if self._uses.get(use.key) is use:
+                    del self._uses[use.key]
 
     def settle_unfinished(self) -> None:
         """After a restart of the edge: collects the results that process 1 kept meanwhile."""
         assert self.link is not None
-        for key, use in self._uses.items():
+        for use in self._uses.values():
             if use.result_offset is None and use.intent_seq in self.link.known:
-                self._launch(key, use, None)
+                self._begin(use)
 
-    async def run(
-        self, key: str, job: dict[str, Any], on_output: OnOutput | None = None
-    ) -> RunResult:
+    def run(
+        self, key: str, job: dict[str, Any], done: Done, on_output: OnOutput | None = None
+    ) -> None:
         """Runs a command once per key; the same key again gives the recorded result.
 
-        Raises:
+        The command belongs to the box: a client that goes away does not cancel it. ``done`` gets
+        the result or one of:
+
             DivergenceError: the key was used with another command.
             InDoubtError: it was dispatched and the box ended before the result was known.
             BoxGoneError, BoxBusyError, TrajectoryError: nothing was run.
         """
-        digest = job_digest(job)
         use = self._uses.get(key)
-        if use is not None and use.digest != digest:
-            raise DivergenceError(
-                f"key {key!r} was used for {_shown(use.job)}, now for {_shown(job)}",
-                remedy="use a new key for a new command",
-            )
-        if use is not None and use.result_offset is not None:
-            return self._recorded(use.result_offset)
-        self._check_alive(use)
+        digest = job_digest(job)
         if use is None:
-            use = self._uses[key] = Use(digest, -1, job)
-            return await self._shared(key, use, on_output)
-        result = await self._shared(key, use, on_output)
-        return RunResult(**{**result.to_wire(), "replayed": True})
-
-    def _check_alive(self, use: Use | None) -> None:
-        if self.ended is None:
+            if self.ended is not None:
+                done(gone(self.id, self.ended))
+                return
+            use = self._uses[key] = Use(key, digest, -1, job, on_output=on_output)
+            use.waiting.append((done, False))
+            self._begin(use)
             return
-        if use is not None:
-            raise InDoubtError(
-                f"{_shown(use.job)} was dispatched, then box {self.id} ended ({self.ended}): "
-                "it may or may not have run",
-                remedy="decide by what the command does; it is not run again",
-            )
-        raise gone(self.id, self.ended)
+        if use.digest != digest:
+            text = f"key {key!r} was used for {_shown(use.job)}, now for {_shown(job)}"
+            done(DivergenceError(text, remedy="use a new key for a new command"))
+            return
+        if use.result_offset is not None and not use.is_running:
+            self._recall_result(use, done)
+            return
+        if self.ended is not None:
+            done(self._in_doubt(use))
+            return
+        use.waiting.append((done, True))
+        if not use.is_running:
+            use.on_output = on_output
+            self._begin(use)
 
-    async def _shared(self, key: str, use: Use, on_output: OnOutput | None) -> RunResult:
-        task = use.running or self._launch(key, use, on_output)
-        # The command belongs to the box: a client that goes away does not cancel it.
-        return await asyncio.shield(task)
+    def _in_doubt(self, use: Use) -> InDoubtError:
+        return InDoubtError(
+            f"{_shown(use.job)} was dispatched, then box {self.id} ended ({self.ended}): "
+            "it may or may not have run",
+            remedy="decide by what the command does; it is not run again",
+        )
 
-    def _launch(self, key: str, use: Use, on_output: OnOutput | None) -> asyncio.Task[RunResult]:
-        task = asyncio.create_task(self._execute(key, use, on_output))
-        use.running = task
+    def _recall_result(self, use: Use, done: Done) -> None:
+        assert use.result_offset is not None
+        try:
+            done(result_of(self.log.path, self.log.read_at(use.result_offset)))
+        except OSError as error:
+            done(TrajectoryError(f"cannot read {self.log.path}: {error.strerror}"))
+        except TrajectoryError as error:
+            done(error)
 
-        def ended(task: asyncio.Task[RunResult]) -> None:
-            use.running = None
-            self.idle_since = time.monotonic()
-            if not task.cancelled():
-                task.exception()  # seen: the client may be gone
+    def _begin(self, use: Use) -> None:
+        use.is_running = True
+        self._running += 1
+        if use.intent_seq >= 0:
+            self._dispatch(use)
+            return
+        payload = {"op": "run", "digest": use.digest, "job": use.job}
+        try:
+            record = self.log.append(Kind.INTENT, payload, use.key, sync=False)
+        except TrajectoryError as error:
+            self._refuse(use, error)
+            return
+        self._journal.commit(self.log, lambda error: self._intended(use, record.seq, error))
 
-        task.add_done_callback(ended)
-        return task
+    def _intended(self, use: Use, seq: int, error: TrajectoryError | None) -> None:
+        if error is not None:
+            self._refuse(use, error)
+            return
+        use.intent_seq = seq
+        self._dispatch(use)
 
-    async def _execute(self, key: str, use: Use, on_output: OnOutput | None) -> RunResult:
-        if use.intent_seq < 0:
-            try:
-                record = await self.append(
-                    Kind.INTENT, {"op": "run", "digest": use.digest, "job": use.job}, key
-                )
-            except TrajectoryError:
-                self._uses.pop(key, None)
-                raise
-            use.intent_seq = record.seq
-        asyncio.get_running_loop().call_soon(use.dispatched.set)  # after the dispatch below
-        end = await self._dispatch(use, on_output)
+    def _refuse(self, use: Use, error: SandboxError) -> None:
+        """Ends a command that never started; its key is free again."""
+        if self._uses.get(use.key) is use:
+            del self._uses[use.key]
+        self._end(use, error)
+
+    def _dispatch(self, use: Use) -> None:
+        if self.link is None or self.ended is not None:
+            self._end(use, self._in_doubt(use))
+            return
+        self.link.execute(
+            use.intent_seq, use.job, lambda end: self._came_back(use, end), use.on_output
+        )
+        use.dispatched.set()
+        if (timeout_ms := use.job.get("timeout_ms")) is not None and use.is_running:
+            delay_s = timeout_ms / 1000 + GRACE_S
+            use.patience = asyncio.get_running_loop().call_later(delay_s, self._lose, use)
+
+    def _lose(self, use: Use) -> None:
+        """The box is silent long after the command's timeout: it counts as lost."""
+        if self.is_paused or use.was_paused:
+            use.was_paused = self.is_paused
+            delay_s = use.job["timeout_ms"] / 1000 + GRACE_S
+            use.patience = asyncio.get_running_loop().call_later(delay_s, self._lose, use)
+            return
+        text = f"box {self.id} is silent {GRACE_S} s after the timeout of {_shown(use.job)}"
+        self._end(use, InDoubtError(text, remedy="the box counts as lost; make a new one"))
+        if self.link is not None:
+            self.link.close()
+
+    def _came_back(self, use: Use, end: dict[str, Any] | None) -> None:
+        if not use.is_running:
+            return
+        if end is None or self.ended is not None:
+            text = f"box {self.id} ended while {_shown(use.job)} ran"
+            self._end(use, InDoubtError(text, remedy="it may or may not have finished"))
+            return
         if end["error"] is not None:
-            self._uses.pop(key, None)
-            await self.append(
-                Kind.INFRA_FAIL, {"intent": use.intent_seq, "error": end["error"]}, key
-            )
-            self._acknowledge(use)
-            raise BoxBusyError(
-                f"{_shown(use.job)} was not started: {end['error']}",
-                remedy="end other commands first",
-            )
+            self._not_started(use, end["error"])
+            return
         result = RunResult(
             end["code"],
             end["stdout"],
@@ -199,50 +272,93 @@ class Box:
             end["truncated"],
             end["timed_out"],
         )
-        use.result_offset = (await self._record_result(use, key, result)).offset
-        self._acknowledge(use)
-        return result
+        if len(result.stdout) + len(result.stderr) <= INLINE_BYTES:
+            self._record(use, result, self._kept(result))
+            return
+        loop = asyncio.get_running_loop()
+        keeping = loop.run_in_executor(self._executor, self._kept, result)
+        keeping.add_done_callback(lambda future: self._record(use, result, future.result()))
 
-    async def _dispatch(self, use: Use, on_output: OnOutput | None) -> dict[str, Any]:
-        if self.link is None or self.ended is not None:
-            self._check_alive(use)
-        assert self.link is not None
-        timeout_ms = use.job.get("timeout_ms")
-        limit_s = None if timeout_ms is None else timeout_ms / 1000 + GRACE_S
+    def _kept(self, result: RunResult) -> dict[str, Any] | TrajectoryError:
+        """The result as the log holds it."""
         try:
-            async with asyncio.timeout(limit_s):
-                return await self.link.execute(use.intent_seq, use.job, on_output)
-        except TimeoutError:
-            self.link.close()
-            text = f"box {self.id} is silent {GRACE_S} s after the timeout of {_shown(use.job)}"
-            raise InDoubtError(text, remedy="the box counts as lost; make a new one") from None
-        except BoxGoneError:
-            raise InDoubtError(
-                f"box {self.id} ended while {_shown(use.job)} ran",
-                remedy="it may or may not have finished",
-            ) from None
+            stdout = keep(self.log.path, result.stdout)
+            stderr = keep(self.log.path, result.stderr)
+        except TrajectoryError as error:
+            return error
+        return {**result.to_wire(), "stdout": stdout, "stderr": stderr}
 
-    async def _record_result(self, use: Use, key: str, result: RunResult) -> Record:
-        def write() -> Record:
-            payload = result.to_wire()
-            payload.update(stdout=self.log.keep(result.stdout), stderr=self.log.keep(result.stderr))
-            del payload["replayed"]
-            return self.log.append(Kind.RESULT, {"intent": use.intent_seq, **payload}, key)
+    def _record(self, use: Use, result: RunResult, kept: dict[str, Any] | TrajectoryError) -> None:
+        if isinstance(kept, TrajectoryError):
+            self._end(use, _unrecorded(use, kept))
+            return
+        if self.ended is not None:
+            self._came_back(use, None)
+            return
+        del kept["replayed"]
+        try:
+            record = self.log.append(
+                Kind.RESULT, {"intent": use.intent_seq, **kept}, use.key, sync=False
+            )
+        except TrajectoryError as error:
+            self._end(use, _unrecorded(use, error))
+            return
 
-        if len(result.stdout) + len(result.stderr) > INLINE_BYTES:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, write)
-        return await self._on_disk(write)
+        def recorded(error: TrajectoryError | None) -> None:
+            if error is not None:
+                self._end(use, _unrecorded(use, error))
+                return
+            use.result_offset = record.offset
+            self._acknowledge(use)
+            self._end(use, result)
+
+        self._journal.commit(self.log, recorded)
+
+    def _not_started(self, use: Use, why: str) -> None:
+        error: SandboxError = BoxBusyError(
+            f"{_shown(use.job)} was not started: {why}", remedy="end other commands first"
+        )
+        try:
+            payload = {"intent": use.intent_seq, "error": why}
+            self.log.append(Kind.INFRA_FAIL, payload, use.key, sync=False)
+        except TrajectoryError as refused:
+            self._end(use, refused)
+            return
+
+        def recorded(refused: TrajectoryError | None) -> None:
+            if refused is not None:
+                self._end(use, refused)
+                return
+            self._acknowledge(use)
+            self._refuse(use, error)
+
+        self._journal.commit(self.log, recorded)
+
+    def _end(self, use: Use, outcome: RunResult | SandboxError) -> None:
+        """Tells everybody who waits; the first gets the result, the others a replay of it."""
+        if not use.is_running:
+            return
+        if use.patience is not None:
+            use.patience.cancel()
+            use.patience = None
+        use.is_running = False
+        use.on_output = None
+        self._running -= 1
+        self.idle_since = time.monotonic()
+        waiting, use.waiting = use.waiting, []
+        for done, is_late in waiting:
+            if is_late and isinstance(outcome, RunResult):
+                done(outcome.again())
+            else:
+                done(outcome)
 
     def _acknowledge(self, use: Use) -> None:
         if self.link is not None:
             self.link.acknowledge(use.intent_seq)
 
-    def _recorded(self, offset: int) -> RunResult:
-        return result_of(self.log.path, self.log.read_at(offset))
-
     async def _running_op(self, key: str) -> tuple[AgentLink, int] | None:
         use = self._uses.get(key)
-        if use is None or use.running is None or self.link is None:
+        if use is None or not use.is_running or self.link is None:
             return None
         await use.dispatched.wait()
         return self.link, use.intent_seq
@@ -280,6 +396,13 @@ class Box:
         for forward, _ in self._ports.values():
             forward.stop()
         self._ports.clear()
+
+
+def _unrecorded(use: Use, error: TrajectoryError) -> TrajectoryError:
+    return TrajectoryError(
+        f"{_shown(use.job)} has run, its result is kept in the box: {error.message}",
+        remedy="free disk space and ask again with the same key; it does not run again",
+    )
 
 
 def result_of(path: Path, record: Record) -> RunResult:

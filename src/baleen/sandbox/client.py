@@ -62,7 +62,8 @@ class EdgeClient:
         give_up_at = time.monotonic() + RETRY_FOR_S
         while True:
             try:
-                await self._connect()
+                if self._link is None or not self._link.is_open:
+                    await self._connect()
                 return await self._ask_once(do, on_output, arguments)
             except _Disconnected:
                 if time.monotonic() > give_up_at:

@@ -93,7 +93,12 @@ class Edge:
             )
 
         registry = Registry(
-            self._home, groups, launch, privileged=privileged, max_boxes=self._settings.max_boxes
+            self._home,
+            groups,
+            launch,
+            privileged=privileged,
+            max_boxes=self._settings.max_boxes,
+            pool_size=self._settings.pool_size,
         )
         await registry.recover()
         return registry

@@ -39,22 +39,32 @@ class FrameBuffer:
 
     def __init__(self) -> None:
         self._bytes = bytearray()
+        self._wanted = HEADER.size
 
     def feed(self, data: bytes) -> list[Message]:
         """Adds received bytes and returns the messages that are now whole."""
-        self._bytes += data
+        if self._bytes:
+            self._bytes += data
+            if len(self._bytes) < self._wanted:
+                return []  # a long frame in many pieces is put together once
+            data = bytes(self._bytes)
+            self._bytes.clear()
         messages = []
         start = 0
-        while len(self._bytes) - start >= HEADER.size:
-            length, crc = HEADER.unpack_from(self._bytes, start)
+        while len(data) - start >= HEADER.size:
+            length, crc = HEADER.unpack_from(data, start)
             if length > MAX_FRAME_BYTES:
                 raise EdgeError(f"frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
             end = start + HEADER.size + length
-            if len(self._bytes) < end:
+            if len(data) < end:
+                self._wanted = end - start
                 break
-            messages.append(_decode(bytes(self._bytes[start + HEADER.size : end]), crc))
+            messages.append(_decode(data[start + HEADER.size : end], crc))
             start = end
-        del self._bytes[:start]
+        else:
+            self._wanted = HEADER.size
+        if start < len(data):
+            self._bytes += data[start:]
         return messages
 
 

@@ -3,7 +3,8 @@
 ::
 
     edge.sock  edge.pid  edge.lock  edge.log    the daemon of this user
-    boxes/<id>/box.json  agent.sock             one folder per live box, a tombstone after its end
+    boxes/<id>/log  agent.sock                  one folder per box: a link to its log, its socket
+    journal/                                    what the logs may lack after a crash of the host
     logs/<id>.log                               trajectories that the caller did not place elsewhere
     images/host-<digest>/                       skeleton of the ``host`` image
     stage/                                      empty; mount point inside each box's own namespace
@@ -61,6 +62,10 @@ class Home:
         return self.root / "logs"
 
     @property
+    def journal(self) -> Path:
+        return self.root / "journal"
+
+    @property
     def images(self) -> Path:
         return self.root / "images"
 
@@ -76,5 +81,5 @@ class Home:
     def prepare(self) -> None:
         """Makes the folders; only their owner may enter the ones that hold sockets and logs."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.boxes, self.logs, self.images, self.stage):
+        for folder in (self.boxes, self.logs, self.journal, self.images, self.stage):
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""All boxes of one edge: launching, removing, finding again after a restart, ageing."""
+"""All boxes of one edge: creating, removing, finding again after a restart, ageing."""
 
 from __future__ import annotations
 
@@ -7,50 +7,37 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from baleen.errors import SandboxError
 
 from .agentlink import AgentLink
 from .box import Box, gone
-from .call import helper_argv
+from .cells import Cell, Cells, first_id
 from .cgroups import Groups, own_paths
-from .errors import (
-    BoxGoneError,
-    CapacityError,
-    Cause,
-    LaunchError,
-    TrajectoryError,
-    UnsupportedError,
-)
+from .errors import BoxGoneError, CapacityError, Cause, TrajectoryError, UnsupportedError
+from .freezer import Freezer
 from .home import Home
-from .images.base import Image, Rootfs
-from .images.resolve import is_named, mount_by, taken
+from .images.base import Image
+from .images.commit import UPPERS_FD, commit, standing_still
+from .images.store import Store
+from .journal import Journal
 from .launcher import Launcher
-from .spec import BoxSpec, check_id, resource_limits
-from .trajectory import Kind, Log, Record, read
+from .log import Log
+from .spares import Spares
+from .spec import BoxSpec, check_id
+from .trajectory import Kind, read
 
-T = TypeVar("T")
-
-SWEEPS = 20
-"""Ticks after a launcher starts in which dead ones' groups are removed: they empty with delay."""
-
-FIRST_ID = 0x7000_0000
-"""Host ids of boxes begin above what users, services and other container tools take."""
-
-IDS_PER_BOX = 65_536
-MAX_SLOTS = 4_000
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
 TOMBSTONES_KEPT = 1_000
-RLIMIT_NPROC = 6
-OWN_PROCESSES = 8
 
 
 class Registry:
@@ -64,29 +51,33 @@ class Registry:
         *,
         privileged: bool,
         max_boxes: int,
+        pool_size: int,
     ) -> None:
         self.home = home
         self.groups = groups
         self.max_boxes = max_boxes
-        self._launch = launch
-        self._launcher: Launcher | None = None
-        self._launching = asyncio.Lock()
-        self._sweeps_left = SWEEPS
-        self._boxes: dict[str, Box] = {}
+        self.privileged = privileged
+        self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
+        self._journal = Journal(home.journal, self._executor)
+        self._cells = Cells(home, groups, launch, privileged=privileged)
+        self._spares = Spares(self._cells, pool_size)
+        self._alive: dict[str, Box] = {}
+        self._ended: dict[str, Box] = {}
+        self._tombstones: deque[str] = deque()
+        self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
-        self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
-        self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
-        self.privileged = privileged
+        self._freezer = Freezer(groups, home.group_name)
+        self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def boxes(self) -> list[Box]:
         """The boxes that are alive."""
-        return [box for box in self._boxes.values() if box.ended is None]
+        return list(self._alive.values())
 
     @property
     def is_idle(self) -> bool:
-        return not self.boxes and not self._creating and not self._removing
+        return not self._alive and not self._creating and not self._removing
 
     def find(self, box_id: str) -> Box:
         """Returns a live or remembered box.
@@ -94,346 +85,339 @@ class Registry:
         Raises:
             BoxGoneError: this edge knows no box of that id.
         """
-        box = self._boxes.get(box_id)
+        box = self._alive.get(box_id) or self._ended.get(box_id)
         if box is None:
             raise _unknown(self.home, box_id)
         return box
 
-    async def create(self, box_id: str, spec: BoxSpec) -> Box:
-        """Creates a box; the same id again gives the same box, should the reply have been lost."""
-        check_id(box_id)
-        if box_id in self._boxes:
-            return self._boxes[box_id]
-        task = self._creating.get(box_id)
+    async def create(self, request: str, spec: BoxSpec) -> Box:
+        """Creates a box; the same request again gives the same box, should its reply be lost."""
+        box = self._by_request.get(request)
+        if box is not None:
+            return box
+        task = self._creating.get(request)
         if task is None:
-            self._admit(spec)
-            task = self._creating[box_id] = asyncio.create_task(self._create(box_id, spec))
-            task.add_done_callback(lambda _: self._creating.pop(box_id, None))
+            check_id(request)
+            await self._admit(spec)
+            rootfs = await self._cells.resolve(spec)
+            cell = self._spares.take(spec, rootfs)
+            if cell is not None:
+                return self._settle_in(cell, request, spec)
+            task = self._creating[request] = asyncio.create_task(self._create(request, spec))
+            task.add_done_callback(lambda _: self._creating.pop(request, None))
         return await asyncio.shield(task)
 
-    def _admit(self, spec: BoxSpec) -> None:
-        """Refuses what the host could not bear.
+    async def _create(self, request: str, spec: BoxSpec) -> Box:
+        return self._settle_in(await self._cells.build(spec), request, spec)
+
+    async def _admit(self, spec: BoxSpec) -> None:
+        """Refuses what the host could not bear; waits for boxes that are already going.
 
         Raises:
             CapacityError: names the limit.
         """
-        count = len(self.boxes) + len(self._creating)
-        if count >= self.max_boxes or not self._free_slots:
+        while self._count >= self.max_boxes or not self._cells.has_slots:
+            if self._removing:
+                await asyncio.wait(self._removing.values(), return_when="FIRST_COMPLETED")
+                continue
             raise CapacityError(
-                f"{count} boxes are alive, the limit is {self.max_boxes}",
+                f"{self._count} boxes are alive, the limit is {self.max_boxes}",
                 remedy="close some, or raise BALEEN_SANDBOX_MAX_BOXES and restart the edge",
             )
-        available_mb = _available_memory_mb()
+        available_mb = self._available_memory_mb()
         if available_mb < max(256, spec.memory_mb / 4):
             raise CapacityError(
                 f"{available_mb} MB of memory are left, too few for a box of {spec.memory_mb} MB",
                 remedy="close boxes or ask for a smaller memory_mb",
             )
 
-    async def _living_launcher(self) -> Launcher:
-        """Returns the launcher, a new one if something has killed it; boxes do not die with it."""
-        async with self._launching:
-            if self._launcher is None or not self._launcher.is_alive:
-                if self._launcher is not None:
-                    await self._launcher.stop()
-                self._launcher = await self._launch()
-                for box in self.boxes:
-                    await self._launcher.adopt(box.id, box.pid)
-                self._sweeps_left = SWEEPS
-            return self._launcher
+    @property
+    def _count(self) -> int:
+        return len(self._alive) + len(self._creating) + len(self._removing)
 
-    async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
-        """Asks the launcher, again where it was killed before it could answer."""
-        launcher = await self._living_launcher()
-        try:
-            return await work(launcher)
-        except LaunchError:
-            if launcher.is_alive:
-                raise
-        return await work(await self._living_launcher())
+    def _available_memory_mb(self) -> int:
+        for line in os.pread(self._meminfo, 4096, 0).splitlines():
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) // 1024
+        raise UnsupportedError("/proc/meminfo has no MemAvailable")
 
-    async def _create(self, box_id: str, spec: BoxSpec) -> Box:
-        folder = self.home.boxes / box_id
-        path = Path(spec.trajectory) if spec.trajectory else self.home.logs / f"{box_id}.log"
-        slot = self._free_slots.pop()
+    def _settle_in(self, cell: Cell, request: str, spec: BoxSpec) -> Box:
+        """Makes a cell a box: with a log, a request's name, and the right to outlive this edge."""
+        path = Path(spec.trajectory) if spec.trajectory else self.home.logs / f"{cell.id}.log"
         log: Log | None = None
         try:
-            rootfs = await self._settle(box_id, spec, path, slot)
             log = Log.create(path)
-            box = Box(box_id, spec, log, self._executor)
-            box.slot, box.image = slot, rootfs.image
-            image = json.loads(rootfs.image.manifest())
-            log.open_with({"box": box_id, "spec": spec.to_wire(), "image": image})
-            launch = self._launch_spec(box, rootfs)
-            answer = await self._launch_box(folder / "agent.sock", launch)
-            box.pid, box.groups = answer["pid"], answer["groups"]
-            box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
-            if spec.python:
-                box.link.start_helper(helper_argv(spec.python))
-        except BaseException as error:
-            self._abandon(folder, log, slot)
+            # A later edge finds the log by this link. Without it, the box has never been.
+            os.symlink(path, f"{cell.folder}/log")  # noqa: PTH211 - on the path of every create
+            places = [overlay.at for overlay in cell.rootfs.overlays]
+            first = {
+                "box": cell.id,
+                "request": request,
+                "slot": cell.slot,
+                "spec": spec.to_wire(),
+                "image": cell.image_data,
+                "places": places,
+            }
+            log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
+        except (SandboxError, OSError) as error:
+            if log is not None:
+                log.close()
+                log.path.unlink(missing_ok=True)
+            self._keep(cell.id, self._cells.discard(cell))
             if isinstance(error, OSError):
-                raise LaunchError(f"box {box_id} did not start: {error}") from error
+                raise TrajectoryError(f"cannot begin {path}: {error}") from error
             raise
-        self._boxes[box_id] = box
+        box = Box(cell.id, spec, log, self._journal, self._executor)
+        box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
+        box.link, box.image = cell.link, cell.rootfs.image
+        box.places = places
+        cell.on_gone = lambda: self._on_gone(box)
+        cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
+        self._alive[box.id] = self._by_request[request] = box
+        self._spares.replace(spec, cell.rootfs)
         return box
 
-    async def _settle(self, box_id: str, spec: BoxSpec, path: Path, slot: int) -> Rootfs:
-        """Looks the layers up and notes the box, which from then on keeps them from going.
-
-        The note comes before the log and the launch, so that no crash loses sight of the box.
-        """
-
-        def work() -> Rootfs:
-            with taken(spec.image, self.home, spec.workspace, spec.toolkits) as rootfs:
-                (self.home.boxes / box_id).mkdir(mode=0o700)
-                self._note(box_id, spec, path, slot, layers=rootfs.digests)
-                return rootfs
-
-        if any(is_named(x) for x in (spec.image, spec.workspace, *spec.toolkits) if x):
-            # It may have to wait for a lock, or unpack.
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-        return work()
-
-    async def _launch_box(self, agent: Path, launch: dict[str, Any]) -> dict[str, Any]:
-        """Launches a box; if the launcher is killed over it, the next one begins from nothing."""
-        launcher = await self._living_launcher()
-        try:
-            return await launcher.create(launch)
-        except LaunchError:
-            if launcher.is_alive:
-                raise
-        launcher = await self._living_launcher()
-        with contextlib.suppress(OSError, SandboxError):  # usually it has died with its launcher
-            link = await AgentLink.connect(agent, lambda: None)
-            os.kill(link.pid, signal.SIGKILL)
-            link.close()
-        agent.unlink(missing_ok=True)
-        return await launcher.create(launch)
-
-    def _abandon(self, folder: Path, log: Log | None, slot: int) -> None:
-        if log is not None:
-            log.close()
-            log.path.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        self._free_slots.append(slot)
-
-    def _launch_spec(self, box: Box, rootfs: Rootfs) -> dict[str, Any]:
-        assert box.slot is not None
-        spec = box.spec
-        binds = [{"src": m.source, "at": m.target, "ro": m.mode == "ro"} for m in spec.mounts]
-        return {
-            "id": box.id,
-            "dir": str(self.home.boxes / box.id),
-            "socket": "agent.sock",
-            "stage": str(self.home.stage),
-            "hostname": box.id[:60],
-            "layers": [overlay.to_wire() for overlay in rootfs.overlays],
-            "keeper": rootfs.has_erofs,
-            "image_mount": mount_by() if rootfs.has_erofs else None,
-            "binds": binds,
-            "disk_bytes": spec.disk_mb << 20,
-            "shm_bytes": min(64 << 20, spec.memory_mb << 19),
-            "limits": [list(pair) for pair in self.groups.limits(spec)],
-            "rlimits": [list(pair) for pair in self._rlimits(spec)],
-            "id_base": FIRST_ID + box.slot * IDS_PER_BOX if self.privileged else None,
-            "own_network": True,
-            "orphan_ttl_s": int(spec.ttl_idle_s) + ORPHAN_EXTRA_S,
-        }
-
-    def _rlimits(self, spec: BoxSpec) -> list[tuple[int, int]]:
-        limits = resource_limits(spec)
-        if "pids" in self.groups.missing:
-            # Counted per user namespace, so it holds for this box alone; its own processes are few.
-            limits.append((RLIMIT_NPROC, spec.pids + OWN_PROCESSES))
-        return limits
-
-    def _note(
-        self,
-        box_id: str,
-        spec: BoxSpec,
-        log: Path,
-        slot: int | None,
-        cause: Cause | None = None,
-        layers: Sequence[str] = (),
-    ) -> None:
-        """Notes what a later edge must know to find the box again, or that it has ended."""
-        data = {
-            "version": 1,
-            "id": box_id,
-            "spec": spec.to_wire(),
-            "log": str(log),
-            "slot": slot,
-            "created_at": time.time(),
-            "cause": cause,
-            "layers": list(layers),
-        }
-        path = f"{self.home.boxes}/{box_id}/box.json"
-        with open(f"{path}.partial", "w") as file:  # noqa: PTH123 - on the path of every create
-            json.dump(data, file)
-        os.replace(f"{path}.partial", path)  # noqa: PTH105
+    def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Keeps a removal in sight until it is done."""
+        task = self._removing[box_id] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._removing.pop(box_id, None))
+        return task
 
     def _on_gone(self, box: Box) -> None:
         """Process 1 ended without being asked to."""
-        if box.ended is None and box.id in self._boxes and box.id not in self._removing:
+        if box.ended is None:
             killed = self.groups.out_of_memory_kills(box.groups)
-            cause = Cause.OUT_OF_MEMORY if killed else Cause.NODE_LOST
-            self._removing[box.id] = asyncio.create_task(self._remove(box, cause))
+            self.destroy(box, Cause.OUT_OF_MEMORY if killed else Cause.NODE_LOST)
 
-    async def destroy(self, box_id: str, cause: Cause) -> None:
-        """Ends a box and returns when nothing of it is left on the host."""
-        box = self._boxes.get(box_id)
-        if box is None or (box.ended is not None and box_id not in self._removing):
-            return
-        task = self._removing.get(box_id)
-        if task is None:
-            task = self._removing[box_id] = asyncio.create_task(self._remove(box, cause))
-        await asyncio.shield(task)
+    def destroy(self, box: Box, cause: Cause) -> asyncio.Future[None] | None:
+        """Ends a box: from now on it takes nothing, and its processes are being killed.
 
-    async def _remove(self, box: Box, cause: Cause) -> None:
-        box.ended = cause
-        box.stop_forwards()
-        try:
-            await self._with_launcher(lambda launcher: launcher.destroy(box.id, box.groups))
-            if box.link is not None:
-                box.link.close()
-            self._bury(box)
-        finally:
-            self._removing.pop(box.id, None)
-            if box.slot is not None:
-                self._free_slots.insert(0, box.slot)
-        self._forget_oldest()
+        Returns what to wait for until nothing of it is left on the host, None if that is so.
+        """
+        if box.ended is None:
+            box.ended = cause
+            self._alive.pop(box.id, None)
+            self._ended[box.id] = box
+            box.stop_forwards()
+            self._close_log(box)
+            self._keep(box.id, self._remove(box))
+        removal = self._removing.get(box.id)
+        return asyncio.shield(removal) if removal is not None else None
 
-    def _bury(self, box: Box) -> None:
-        """Closes the log and leaves a tombstone: a late client learns what became of the box."""
+    def _close_log(self, box: Box) -> None:
         assert box.ended is not None
         with contextlib.suppress(SandboxError):
             box.log.append(Kind.CLOSE, {"cause": box.ended.value}, sync=False)
-        box.log.close()
-        self._note(box.id, box.spec, box.log.path, box.slot, box.ended)
-        (self.home.boxes / box.id / "agent.sock").unlink(missing_ok=True)
+        self._journal.commit(box.log, lambda _: box.log.close())
 
-    def _forget_oldest(self) -> None:
-        ended = [box for box in self._boxes.values() if box.ended is not None]
-        for box in ended[: max(0, len(ended) - TOMBSTONES_KEPT)]:
-            del self._boxes[box.id]
-            shutil.rmtree(self.home.boxes / box.id, ignore_errors=True)
+    async def _remove(self, box: Box) -> None:
+        try:
+            ending = asyncio.create_task(self._cells.end(box.id))
+            if self._freezer.is_frozen(box.groups):
+                await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
+                self._freezer.thaw(box.groups)
+            await ending
+        finally:
+            if box.link is not None:
+                box.link.close()
+            for name in ("agent.sock", "box.json"):
+                Path(f"{self.home.boxes}/{box.id}/{name}").unlink(missing_ok=True)
+            if box.slot is not None:
+                self._cells.free_slot(box.slot)
+            self._remember(box)
+
+    def _remember(self, box: Box) -> None:
+        """Keeps what a late client may ask about the last boxes that ended, and no more."""
+        self._ended[box.id] = box
+        self._tombstones.append(box.id)
+        while len(self._tombstones) > TOMBSTONES_KEPT:
+            oldest = self._tombstones.popleft()
+            self._by_request.pop(self._ended.pop(oldest).request, None)
+            shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
+
+    def _living(self, box_id: str) -> Box:
+        box = self.find(box_id)
+        if box.ended is not None or box.slot is None:
+            raise gone(box.id, box.ended or Cause.NODE_LOST)
+        return box
+
+    async def snapshot(self, box_id: str, name: str | None) -> str:
+        """Makes an image of what a box stands on and what it has written; returns the digest.
+
+        Raises:
+            BoxGoneError: it has ended.
+            UnsupportedError: an ordinary user's edge cannot read what a box has written.
+        """
+        box = self._living(box_id)
+        if not self.privileged:
+            raise UnsupportedError(
+                "a snapshot of a box needs an edge that runs as root", remedy="run as root"
+            )
+        assert box.slot is not None
+        uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
+        base = first_id(box.slot)
+
+        def work() -> str:
+            with standing_still(box.groups if not box.is_paused else []):
+                return commit(Store(self.home.images), box.image, uppers, base, name)
+
+        digest = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        await box.append(Kind.SNAPSHOT, {"image": digest, "name": name})
+        return digest
+
+    async def fork(self, box_id: str, requests: list[str]) -> list[Box]:
+        """Makes boxes that begin with this one's files; the same requests give the same boxes.
+
+        Nothing of its processes, keys or identity goes along: each child has an id, a log and ids
+        on the host of its own, and its random numbers come from the kernel.
+        """
+        box = self._living(box_id)
+        if all(request in self._by_request for request in requests):
+            return [self._by_request[request] for request in requests]
+        digest = await self.snapshot(box_id, None)
+        spec = replace(box.spec, image=digest, workspace=None, toolkits=(), trajectory=None)
+        made = await asyncio.gather(
+            *(self.create(request, spec) for request in requests), return_exceptions=True
+        )
+        children = [child for child in made if isinstance(child, Box)]
+        for failure in made:
+            if isinstance(failure, BaseException):
+                for child in children:
+                    self.destroy(child, Cause.INFRA)
+                raise failure
+        for child in children:
+            box.log.append(Kind.FORK, {"child": child.id, "image": digest}, sync=False)
+            child.log.append(Kind.FORK, {"parent": box.id, "seq": box.log.next_seq}, sync=False)
+        await asyncio.gather(*(self._journal.committed(c.log) for c in (box, *children)))
+        return children
+
+    async def pause(self, box_id: str) -> None:
+        """Stops a box's processes where they are, and the clocks of their timeouts."""
+        box = self._living(box_id)
+        if box.is_paused:
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
+        box.hold_still()
+        await box.append(Kind.PAUSE, {})
+
+    async def resume(self, box_id: str) -> None:
+        """Lets a paused box go on; again: does nothing."""
+        box = self._living(box_id)
+        if box.is_paused:
+            box.go_on()
+            self._freezer.thaw(box.groups)
+            await box.append(Kind.RESUME, {})
+
+    async def of_job(self, job: str, work: Callable[[str], Awaitable[None]]) -> list[str]:
+        """Does something to every box of a job."""
+        chosen = [box.id for box in self.boxes if box.spec.job == job]
+        await asyncio.gather(*(work(box_id) for box_id in chosen))
+        return chosen
 
     async def expire(self) -> None:
         """Ends the boxes whose idle time is over."""
-        if self._sweeps_left:
-            self._sweeps_left -= 1
-            self._sweep_groups()
+        self._cells.tick()
+        await self._spares.tick()
         now = time.monotonic()
         for box in self.boxes:
             if box.expired(now):
-                await self.destroy(box.id, Cause.EXPIRED)
+                self.destroy(box, Cause.EXPIRED)
 
     async def recover(self) -> None:
         """Takes over the boxes that an earlier edge left, and clears away what has died."""
-        await self._living_launcher()
+        await self._cells.living_launcher()
         for folder in sorted(self.home.boxes.iterdir()):
-            try:
-                state = json.loads((folder / "box.json").read_text())
-            except (OSError, ValueError):
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
-            await self._recover_one(folder, state)
-        self._sweep_groups()
+            if (folder / "log").is_symlink():
+                await self._recover_one(folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
+        self._cells.sweep_groups()
 
-    async def _recover_one(self, folder: Path, state: dict[str, Any]) -> None:
-        spec = BoxSpec.from_wire({**state["spec"], "mounts": ()})
-        path = Path(state["log"])
+    async def _recover_one(self, folder: Path) -> None:
+        path = (folder / "log").readlink()
         try:
             records = list(read(path))
-            if records and records[0].payload.get("box") != state["id"]:
+            if not records or records[0].payload.get("box") != folder.name:
                 raise TrajectoryError(f"{path} is another box's log")
-            box = Box(state["id"], spec, Log.open(path), self._executor)
+            first = records[0].payload
+            spec = BoxSpec.from_wire({**first["spec"], "mounts": ()})
+            box = Box(folder.name, spec, Log.open(path), self._journal, self._executor)
         except SandboxError:
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
-        box.created_at = state["created_at"]
-        box.image = _image_of(records)
+        box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
+        if (image := first.get("image")) is not None:
+            box.image = Image.from_manifest(json.dumps(image).encode())
+        box.places = first["places"]
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:
             box.ended = Cause(closed)
             box.log.close()
-            self._boxes[box.id] = box
-            return
+        await self._find_process(box, folder, first["slot"], is_new=len(records) <= 1)
+
+    async def _find_process(self, box: Box, folder: Path, slot: int, *, is_new: bool) -> None:
+        """Takes over a box that lives, finishes the removal of one that was being removed."""
         try:
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
         except (OSError, BoxGoneError):
-            await self._give_up(box, folder, is_new=len(records) <= 1)
+            (folder / "agent.sock").unlink(missing_ok=True)
+            (folder / "box.json").unlink(missing_ok=True)
+            self._give_up(box, folder, is_new=is_new)
             return
-        await self._adopt(box, state["slot"])
-
-    async def _adopt(self, box: Box, slot: int) -> None:
-        assert box.link is not None
-        box.pid = box.link.pid
-        box.slot = slot
-        self._free_slots.remove(slot)
-        await (await self._living_launcher()).adopt(box.id, box.pid)
+        box.pid, box.slot = box.link.pid, slot
         box.groups = _groups_of(box.pid, self.groups)
-        self._boxes[box.id] = box
+        await self._cells.adopt(box.id, box.pid, box.groups, slot)
+        if box.ended is not None:
+            self._keep(box.id, self._remove(box))
+            return
+        self._alive[box.id] = self._by_request[box.request] = box
+        if self._freezer.is_frozen(box.groups):
+            box.hold_still()
         box.settle_unfinished()
 
-    async def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:
-        """Clears away a box that died while no edge lived; an unused one is forgotten."""
+    def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:
+        """Notes that a box died while no edge lived; an unused one is forgotten."""
         if is_new:
             box.log.close()
             box.log.path.unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             return
-        box.ended = Cause.NODE_LOST
-        self._bury(box)
-        self._boxes[box.id] = box
-
-    def _sweep_groups(self) -> None:
-        """Removes the empty groups of launchers that are dead; a living one's wait for boxes."""
-        kept = {group for box in self._boxes.values() for group in box.groups}
-        for parent in self.groups.parents:
-            for group in parent.glob("z*-*"):
-                launcher = group.name[1:].partition("-")[0]
-                if str(group) not in kept and not Path("/proc", launcher).exists():
-                    with contextlib.suppress(OSError):
-                        group.rmdir()
+        if box.ended is None:
+            box.ended = Cause.NODE_LOST
+            self._close_log(box)
+        self._by_request[box.request] = box
+        self._remember(box)
 
     async def stop(self) -> None:
         """Lets go of everything; boxes live on."""
-        for box in self._boxes.values():
+        await self._spares.stop()
+        if self._removing:
+            await asyncio.wait(self._removing.values())
+        for box in self._alive.values():
             box.stop_forwards()
             if box.link is not None:
                 box.link.close()
+        await self._cells.stop()
+        self._freezer.release()
+        self._journal.close()
+        for box in self._alive.values():
             box.log.close()
-        if self._launcher is not None:
-            await self._launcher.stop()
         self._executor.shutdown(wait=False)
 
 
-def _image_of(records: list[Record]) -> Image:
-    """The image that the log of a box begins with."""
-    data = records[0].payload.get("image") if records else None
-    return Image(base="host") if data is None else Image.from_manifest(json.dumps(data).encode())
-
-
 def _unknown(home: Home, box_id: str) -> SandboxError:
-    path = home.boxes / check_id(box_id) / "box.json"
-    if path.exists():
-        cause = json.loads(path.read_text()).get("cause")
-        if cause:
-            return gone(box_id, Cause(cause))
+    """The error for a box of which only the log may be left."""
+    log = home.logs / f"{check_id(box_id)}.log"
+    with contextlib.suppress(SandboxError):
+        for record in read(log):
+            if record.kind is Kind.CLOSE:
+                return gone(box_id, Cause(record.payload["cause"]))
     return BoxGoneError(
         f"no box {box_id} under {home.root}",
         remedy="it was closed long ago, or belongs to another BALEEN_HOME",
     )
-
-
-def _available_memory_mb() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    raise UnsupportedError("/proc/meminfo has no MemAvailable")
 
 
 def _groups_of(pid: int, groups: Groups) -> list[str]:

@@ -20,6 +20,7 @@ from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
 from .errors import BoxGoneError
 from .files import Files
+from .images.base import Config
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
@@ -121,8 +122,7 @@ class Sandbox:
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
         )
         check_offered(spec, network)
-        box_id = f"b{uuid.uuid4().hex[:16]}"
-        return await cls._open("create", box_id, spec=spec.to_wire())
+        return await cls._open("create", request=f"r{uuid.uuid4().hex}", spec=spec.to_wire())
 
     @classmethod
     async def attach(cls, box_id: str) -> Sandbox:
@@ -131,17 +131,17 @@ class Sandbox:
         Raises:
             BoxGoneError: it has ended; ``cause`` says why.
         """
-        return await cls._open("attach", box_id)
+        return await cls._open("attach", box=box_id)
 
     @classmethod
-    async def _open(cls, do: str, box_id: str, **arguments: Any) -> Sandbox:
+    async def _open(cls, do: str, **arguments: Any) -> Sandbox:
         client = _Shared.acquire()
         try:
-            about = await client.ask(do, box=box_id, **arguments)
+            about = await client.ask(do, **arguments)
         except BaseException:
             await _Shared.release(client)
             raise
-        client.hold(box_id)
+        client.hold(about["box"])
         return cls(client, about)
 
     @staticmethod
@@ -163,6 +163,25 @@ class Sandbox:
         async with _edge() as client:
             ended: Sequence[str] = await client.ask("reap", job=job)
         return ended
+
+    @staticmethod
+    async def pause_job(job: str) -> Sequence[str]:
+        """Pauses every box of a job; returns their ids."""
+        async with _edge() as client:
+            paused: Sequence[str] = await client.ask("pause_job", job=job)
+        return paused
+
+    @staticmethod
+    async def resume_job(job: str) -> Sequence[str]:
+        """Lets every box of a job go on; returns their ids."""
+        async with _edge() as client:
+            resumed: Sequence[str] = await client.ask("resume_job", job=job)
+        return resumed
+
+    @property
+    def config(self) -> Config:
+        """What the image says of how commands run: variables, user, folder, entry point."""
+        return Config.from_data(self._about["config"])
 
     @property
     def trajectory(self) -> Path:
@@ -298,6 +317,53 @@ class Sandbox:
         """
         return f"127.0.0.1:{await self._ask('port', port=number)}"
 
+    async def snapshot(self, name: str | None = None) -> str:
+        """Makes an image of this box's files and returns its digest; ``name`` names it.
+
+        What was written becomes one more layer. Its processes stand still meanwhile. Mounted
+        folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
+
+        Raises:
+            UnsupportedError: the edge is an ordinary user's.
+            BoxGoneError: the box has ended.
+        """
+        digest: str = await self._ask("snapshot", name=name)
+        return digest
+
+    async def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        """Makes ``n`` boxes that begin with this one's files and limits.
+
+        Processes do not go along. Each child has its own id, host name, log and ids on the host;
+        keys used here are unknown there; random numbers come from the kernel, never from here.
+
+        Raises:
+            UnsupportedError: the edge is an ordinary user's.
+            CapacityError, LaunchError: not all could be made; none is left.
+        """
+        if n < 1:
+            raise UsageError(f"fork({n}) makes nothing")
+        requests = [f"r{uuid.uuid4().hex}" for _ in range(n)]
+        children = []
+        for about in await self._ask("fork", requests=requests):
+            client = _Shared.acquire()
+            client.hold(about["box"])
+            children.append(Sandbox(client, about))
+        return children
+
+    async def pause(self) -> None:
+        """Stops every process of the box where it is. Any later request lets it go on.
+
+        A paused box does not expire, and no time passes for its commands' timeouts.
+
+        Raises:
+            UnsupportedError: this host offers no freezer to this user.
+        """
+        await self._ask("pause")
+
+    async def resume(self) -> None:
+        """Lets a paused box go on. Again: does nothing."""
+        await self._ask("resume")
+
     async def _ask(self, do: str, **arguments: Any) -> Any:
         if self._client is None:
             raise BoxGoneError(f"this handle of box {self.id} is closed", cause="stopped")
@@ -307,7 +373,12 @@ class Sandbox:
         return await self._ask("file", op=op, path=path, arguments=arguments)
 
     async def close(self) -> None:
-        """Ends the box; returns when nothing of it is left on the host. Again: does nothing."""
+        """Ends the box. Again: does nothing.
+
+        When it returns, the log is closed and the box's processes have been killed; the host frees
+        what they held in the next milliseconds. With a writable mount it returns when the last
+        process is gone.
+        """
         if self._client is None:
             return
         try:

@@ -16,9 +16,9 @@ from .box import Box, gone
 from .errors import Cause, to_wire
 from .frames import Link, Message
 from .registry import Registry
-from .spec import BoxSpec
+from .spec import BoxSpec, RunResult
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the messages between SDK and edge; both say theirs in the first message."""
 
 _log = logging.getLogger("baleen.sandbox.edge")
@@ -61,6 +61,9 @@ class Client:
         self.link = Link(self._receive, self._lost)
 
     def _receive(self, message: Message) -> None:
+        if message.get("do") == "run":
+            self._run(message)
+            return
         task = asyncio.create_task(self._answer(message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -78,16 +81,36 @@ class Client:
             if handler is None:
                 raise UsageError(f"unknown request {message.get('do')!r}")
             answer = {"id": request, "ok": await handler(self, message)}
-        except (SandboxError, UsageError) as error:
-            answer = {"id": request, "error": to_wire(error)}
         except Exception as error:
-            _log.exception("request %r failed", message.get("do"))
-            text = f"the edge failed: {type(error).__name__}: {error}"
-            answer = {
-                "id": request,
-                "error": to_wire(SandboxError(text, remedy="its log is edge.log")),
-            }
+            answer = {"id": request, "error": to_wire(_known(error, message))}
         self.link.send(answer)
+
+    async def _wake(self, box_id: str) -> None:
+        """Whatever is asked of a paused box wakes it."""
+        box = self._registry.find(box_id)
+        if box.is_paused and box.ended is None:
+            await self._registry.resume(box_id)
+
+    def _run(self, message: Message) -> None:
+        """The one request that has no task of its own: it is the most frequent by far."""
+        request = message["id"]
+
+        def done(outcome: RunResult | SandboxError) -> None:
+            if isinstance(outcome, RunResult):
+                self.link.send({"id": request, "ok": outcome.to_wire()})
+            else:
+                self.link.send({"id": request, "error": to_wire(outcome)})
+
+        try:
+            box = self._registry.find(message["box"])
+            if box.is_paused:
+                task = asyncio.create_task(self._wake(box.id))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            on_output = self._relay(request) if message.get("live") else None
+            box.run(message["key"], message["job"], done, on_output)
+        except Exception as error:
+            self.link.send({"id": request, "error": to_wire(_known(error, message))})
 
     def _hold(self, box: Box) -> None:
         if box.id not in self._held:
@@ -109,7 +132,7 @@ class Client:
         }
 
     async def create(self, message: Message) -> Any:
-        box = await self._registry.create(message["box"], BoxSpec.from_wire(message["spec"]))
+        box = await self._registry.create(message["request"], BoxSpec.from_wire(message["spec"]))
         self._hold(box)
         return self._about(box)
 
@@ -129,13 +152,6 @@ class Client:
             "spec": box.spec.to_wire(),
             "config": box.image.config.to_data(),
         }
-
-    async def run(self, message: Message) -> Any:
-        box = self._registry.find(message["box"])
-        live = message.get("live", False)
-        on_output = self._relay(message["id"]) if live else None
-        result = await box.run(message["key"], message["job"], on_output)
-        return result.to_wire()
 
     def _relay(self, request: int) -> Callable[[int, bytes], None]:
         return lambda stream, data: self.link.send({"id": request, "stream": stream, "data": data})
@@ -158,11 +174,36 @@ class Client:
         box = self._registry.find(message["box"])
         if box.ended is not None or box.link is None:
             raise gone(box.id, box.ended or Cause.NODE_LOST)
+        await self._wake(box.id)
         box.idle_since = time.monotonic()
         return await box.link.file(message["op"], message["path"], **message["arguments"])
 
+    async def snapshot(self, message: Message) -> Any:
+        return await self._registry.snapshot(message["box"], message["name"])
+
+    async def fork(self, message: Message) -> Any:
+        children = await self._registry.fork(message["box"], message["requests"])
+        for child in children:
+            self._hold(child)
+        return [self._about(child) for child in children]
+
+    async def pause(self, message: Message) -> Any:
+        await self._registry.pause(message["box"])
+
+    async def resume(self, message: Message) -> Any:
+        await self._registry.resume(message["box"])
+
+    async def pause_job(self, message: Message) -> Any:
+        return await self._registry.of_job(message["job"], self._registry.pause)
+
+    async def resume_job(self, message: Message) -> Any:
+        return await self._registry.of_job(message["job"], self._registry.resume)
+
     async def close(self, message: Message) -> Any:
-        await self._registry.destroy(message["box"], Cause(message.get("cause", Cause.STOPPED)))
+        box = self._registry.find(message["box"])
+        removal = self._registry.destroy(box, Cause(message.get("cause", Cause.STOPPED)))
+        if removal is not None and (message.get("wait") or box.writes_to_host):
+            await removal
 
     async def list(self, message: Message) -> Any:
         return [
@@ -174,6 +215,7 @@ class Client:
                 "created_at": box.created_at,
                 "busy": box.is_busy,
                 "clients": box.clients,
+                "paused": box.is_paused,
                 "pid": box.pid,
             }
             for box in self._registry.boxes
@@ -183,12 +225,13 @@ class Client:
         """Ends every box of a job, or every box that nobody holds."""
         job = message.get("job")
         chosen = [
-            b.id
+            b
             for b in self._registry.boxes
             if (b.spec.job == job if job is not None else not b.clients)
         ]
-        await asyncio.gather(*(self._registry.destroy(box_id, Cause.EVICTED) for box_id in chosen))
-        return chosen
+        removals = [self._registry.destroy(box, Cause.EVICTED) for box in chosen]
+        await asyncio.gather(*filter(None, removals))
+        return [box.id for box in chosen]
 
     async def stop(self, message: Message) -> Any:
         """Ends the edge if it holds no live box."""
@@ -199,6 +242,15 @@ class Client:
         self._server.stop()
 
 
+def _known(error: Exception, message: Message) -> SandboxError | UsageError:
+    """The error that a client gets: its own kind, or that the edge failed."""
+    if isinstance(error, (SandboxError, UsageError)):
+        return error
+    _log.error("request %r failed", message.get("do"), exc_info=error)
+    text = f"the edge failed: {type(error).__name__}: {error}"
+    return SandboxError(text, remedy="its log is edge.log")
+
+
 _Handler = Callable[[Client, Message], Awaitable[Any]]
 _HANDLERS: dict[str, _Handler] = {
     name: getattr(Client, name)
@@ -206,12 +258,17 @@ _HANDLERS: dict[str, _Handler] = {
         "hello",
         "create",
         "attach",
-        "run",
         "stdin",
         "signal",
         "resize",
         "port",
         "file",
+        "snapshot",
+        "fork",
+        "pause",
+        "resume",
+        "pause_job",
+        "resume_job",
         "close",
         "list",
         "reap",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,23 @@ class BoxSpec:
             _check_mount(mount)
 
     def to_wire(self) -> dict[str, Any]:
-        flat = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**flat, "mounts": [asdict(mount) for mount in self.mounts]}
+        mounts = [{"source": m.source, "target": m.target, "mode": m.mode} for m in self.mounts]
+        return {**self.__dict__, "mounts": mounts}
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """All that a box must be built for; what may still be unknown then is left out."""
+        given = self.__dict__
+        return tuple(given[name] for name in given if name not in _NOT_BUILT)
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> BoxSpec:
         mounts = tuple(Mount(**mount) for mount in data["mounts"])
-        toolkits = tuple(data.get("toolkits", ()))
-        return cls(**{**data, "mounts": mounts, "toolkits": toolkits})
+        lists = {name: tuple(data.get(name, ())) for name in ("python", "toolkits")}
+        return cls(**{**data, **lists, "mounts": mounts})
+
+
+_NOT_BUILT = frozenset({"ttl_idle_s", "job", "labels", "trajectory"})
 
 
 def _positive(name: str, value: float, least: float) -> None:
@@ -132,8 +141,12 @@ class RunResult:
         """Standard output as text; undecodable bytes become U+FFFD."""
         return self.stdout.decode("utf-8", "replace")
 
+    def again(self) -> RunResult:
+        """The same for a caller who came later."""
+        return replace(self, replayed=True)
+
     def to_wire(self) -> dict[str, Any]:
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        return dict(self.__dict__)
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> RunResult:

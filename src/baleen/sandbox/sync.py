@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .backends import Backend
 from .files import FileInfo
+from .images.base import Config
 from .sandbox import Argv, Output
 from .sandbox import Process as AsyncProcess
 from .sandbox import Sandbox as AsyncSandbox
@@ -135,6 +136,18 @@ class Sandbox:
     def reap(job: str | None = None) -> Sequence[str]:
         return _wait(AsyncSandbox.reap(job))
 
+    @staticmethod
+    def pause_job(job: str) -> Sequence[str]:
+        return _wait(AsyncSandbox.pause_job(job))
+
+    @staticmethod
+    def resume_job(job: str) -> Sequence[str]:
+        return _wait(AsyncSandbox.resume_job(job))
+
+    @property
+    def config(self) -> Config:
+        return self._box.config
+
     @property
     def trajectory(self) -> Path:
         return self._box.trajectory
@@ -159,6 +172,18 @@ class Sandbox:
 
     def port(self, number: int) -> str:
         return _wait(self._box.port(number))
+
+    def snapshot(self, name: str | None = None) -> str:
+        return _wait(self._box.snapshot(name))
+
+    def fork(self, n: int = 1) -> Sequence[Sandbox]:
+        return [Sandbox(child) for child in _wait(self._box.fork(n))]
+
+    def pause(self) -> None:
+        _wait(self._box.pause())
+
+    def resume(self) -> None:
+        _wait(self._box.resume())
 
     def close(self) -> None:
         _wait(self._box.close())

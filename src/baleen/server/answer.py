@@ -227,6 +227,7 @@ class Answer:
     def _keep(self, ids: Sequence[int], piece: Piece) -> None:
         """Write tokens down, here and in the log, before anybody hears of them."""
         self.sampled += ids
+        self._gateway.telemetry.generation_tokens.add(len(ids))
         logprobs = piece.logprobs[: len(ids)]
         if logprobs:
             self.logprobs += logprobs

@@ -21,6 +21,7 @@ from baleen.server.doors.chat import ChatDoor
 from baleen.server.doors.completions import CompletionsDoor
 from baleen.server.doors.messages import MessagesDoor
 from baleen.server.doors.models import ModelsDoor
+from baleen.server.doors.page import PageDoor
 from baleen.server.doors.responses import ResponsesDoor
 from baleen.server.doors.tokens import TokensDoor
 from baleen.server.errors import (
@@ -80,6 +81,7 @@ class HttpServer:
             "/v1/completions": Route("POST", completions.handle, completions.error_body),
             "/tokenize": Route("POST", tokens.tokenize, tokens.error_body),
             "/detokenize": Route("POST", tokens.detokenize, tokens.error_body),
+            "/": Route("GET", PageDoor().handle, models.error_body),
             "/v1/models": Route("GET", models.models, models.error_body),
             "/v1/models/": Route("GET", models.model, models.error_body),
             "/health": Route("GET", models.health, models.error_body),
@@ -120,8 +122,9 @@ class HttpServer:
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         route = self._routes.get(request.path)
         if route is None:
-            parent = request.path.rpartition("/")[0] + "/"
-            route = self._routes.get(parent)
+            # Only models have names below their path.
+            is_model = request.path.startswith("/v1/models/")
+            route = self._routes["/v1/models/"] if is_model else None
         try:
             if route is None:
                 raise NoSuchPathError(

@@ -27,6 +27,9 @@ const MAX_BACKLOG: usize = 1 << 20;
 /// The helper's place among the operations; log records count up from zero.
 const HELPER: i64 = -2;
 
+/// How long a new box waits for the edge that ordered it.
+const UNCLAIMED_TTL: Duration = Duration::from_secs(30);
+
 struct Agent {
     listener: OwnedFd,
     children: OwnedFd,
@@ -40,11 +43,15 @@ struct Agent {
     leftovers: Vec<OwnedFd>,
     orphan_ttl: Duration,
     alone_since: Instant,
+    /// Whether somebody owns the box. Until then it ends with its first connection.
+    is_claimed: bool,
+    /// Since when the commands stand still: their clocks do, too.
+    paused_at: Option<Instant>,
     /// Supervisors that somebody killed, until nothing of theirs is left.
     lost_supervisors: Vec<i32>,
 }
 
-pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: i64) -> ! {
+pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>) -> ! {
     unsafe { signal(SIGPIPE, SIG_IGN) };
     set_nonblocking(listener.as_raw_fd());
     let Ok(children) = child_events() else { std::process::exit(1) };
@@ -57,8 +64,10 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>, orphan_ttl_s: 
         helper: None,
         ops: BTreeMap::new(),
         leftovers: Vec::new(),
-        orphan_ttl: Duration::from_secs(orphan_ttl_s.max(1) as u64),
+        orphan_ttl: UNCLAIMED_TTL,
         alone_since: Instant::now(),
+        is_claimed: false,
+        paused_at: None,
         lost_supervisors: Vec::new(),
     };
     while agent.turn().is_ok() {}
@@ -108,7 +117,9 @@ impl Agent {
         let now = Instant::now();
         let alone = self.conn.is_none().then(|| self.alone_since + self.orphan_ttl);
         let hunt = (!self.lost_supervisors.is_empty()).then(|| now + Duration::from_millis(5));
-        let next = self.ops.values().filter_map(|op| op.next_event(now)).chain(alone).chain(hunt).min();
+        let is_running = self.paused_at.is_none();
+        let events = self.ops.values().filter_map(|op| op.next_event(now)).filter(|_| is_running);
+        let next = events.chain(alone).chain(hunt).min();
         next.map_or(-1, |at| at.saturating_duration_since(now).as_micros().div_ceil(1000) as i32)
     }
 
@@ -121,6 +132,7 @@ impl Agent {
         };
         if fd >= 0 {
             self.drop_conn();
+            let _ = set_prctl(PR_SET_PDEATHSIG, 0, "death signal"); // the launcher may go now
             self.conn = Some(Conn::new(unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
@@ -134,6 +146,9 @@ impl Agent {
     }
 
     fn drop_conn(&mut self) {
+        if self.conn.is_some() && !self.is_claimed {
+            std::process::exit(0);
+        }
         self.ops.values_mut().for_each(Op::detach);
         self.ops.retain(|_, op| !op.is_connection());
         self.conn = None;
@@ -151,6 +166,12 @@ impl Agent {
                     op.resize(frame);
                 }
             }
+            "claim" => {
+                self.is_claimed = true;
+                self.orphan_ttl = Duration::from_secs(frame.get("orphan_ttl_s").int().unwrap_or(0).max(1) as u64);
+            }
+            "pause" => self.paused_at = self.paused_at.or(Some(Instant::now())),
+            "resume" => self.resume(),
             "helper" => self.start_helper(frame),
             "attach" => self.attach(id),
             "ack" => drop(self.ops.remove(&id)),
@@ -172,6 +193,12 @@ impl Agent {
             }
             "exit" => std::process::exit(0),
             _ => {}
+        }
+    }
+
+    fn resume(&mut self) {
+        if let Some(since) = self.paused_at.take() {
+            self.ops.values_mut().for_each(|op| op.delay(since.elapsed()));
         }
     }
 
@@ -245,7 +272,7 @@ impl Agent {
 
     /// Ends what has ended; kills what lost its supervisor.
     fn settle(&mut self) {
-        let now = Instant::now();
+        let now = self.paused_at.unwrap_or_else(Instant::now);
         for op in self.ops.values_mut() {
             self.leftovers.extend(op.settle(now));
             self.lost_supervisors.extend(op.take_lost_supervisor());

@@ -219,6 +219,12 @@ impl Op {
         self.deadline.into_iter().chain(self.drain_until).min()
     }
 
+    /// Gives back the time in which the command stood still.
+    pub fn delay(&mut self, by: Duration) {
+        self.deadline = self.deadline.map(|at| at + by);
+        self.drain_until = self.drain_until.map(|at| at + by);
+    }
+
     /// Moves bytes between the pipes and the buffers.
     pub fn advance(&mut self, ready: &impl Fn(i32) -> bool) {
         let is_ready = |fd: &Option<OwnedFd>| fd.as_ref().is_some_and(|fd| ready(fd.as_raw_fd()));

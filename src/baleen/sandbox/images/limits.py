@@ -28,15 +28,17 @@ class Meter:
         self._bytes = 0
         self._entries = 0
 
-    def entry(self, size: int) -> None:
-        """Called before an entry's data is read.
+    def entry(self, size: int, real_bytes: int | None = None) -> None:
+        """Called before an entry's data is read; of a sparse file, ``real_bytes`` is not holes.
 
         Raises:
             UnsafeImageError: names the cap.
         """
         self._entries += 1
-        self._bytes += size
+        self._bytes += size if real_bytes is None else real_bytes
         limits = self._limits
+        if size > limits.max_bytes:
+            raise UnsafeImageError(f"a file of {size} bytes, {limits.max_bytes} are allowed")
         if self._entries > limits.max_entries:
             raise UnsafeImageError(f"the archive has more than {limits.max_entries} entries")
         if self._bytes > limits.max_bytes:

@@ -231,12 +231,12 @@ def _name_of(entry: Mapping[str, Any]) -> str | None:
 def layout_in_tar(path: Path, stack: ExitStack) -> Path | None:
     """Unpacks a layout that lies in a tar archive to a temporary folder; None if it is none."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, "r:") as archive:  # packed ones are layers
             names = archive.getnames()
             if "oci-layout" not in names or "index.json" not in names:
                 return None
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             archive.extractall(folder, filter="data")
-    except tarfile.TarError:
+    except (tarfile.TarError, ValueError, EOFError):
         return None
     return Path(folder)

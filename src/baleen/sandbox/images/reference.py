@@ -9,7 +9,9 @@ from .errors import ImageError
 
 DOCKER_HUB = "registry-1.docker.io"
 _HUB_NAMES = ("docker.io", "index.docker.io", DOCKER_HUB)
-_REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*")
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*")
+_HOST = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9a-fA-F:]+\])(?::\d+)?")
 _TAG = re.compile(r"[\w][\w.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -51,7 +53,11 @@ class Reference:
         if host in _HUB_NAMES:
             host = DOCKER_HUB
             repository = repository if "/" in repository else f"library/{repository}"
-        fits = _REPOSITORY.fullmatch(repository) and (not colon or _TAG.fullmatch(tag))
+        fits = (
+            _HOST.fullmatch(host)
+            and _REPOSITORY.fullmatch(repository)
+            and (not colon or _TAG.fullmatch(tag))
+        )
         if not fits or (digest and not _DIGEST.fullmatch(digest)):
             raise ImageError(f"{text!r} is not an image's name", remedy="[HOST/]NAME[:TAG]")
         return cls(host, repository, tag or "latest", digest or None)

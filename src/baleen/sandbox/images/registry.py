@@ -35,7 +35,6 @@ ATTEMPTS = 6
 FIRST_PAUSE_S = 0.2
 MAX_PAUSE_S = 10.0
 TIMEOUT_S = 30.0
-CHUNK_BYTES = 1 << 20
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
@@ -131,7 +130,7 @@ class Registry:
             with self._asked(f"{self._base}/blobs/{digest}", headers) as answer:
                 if start and answer.status_code != 206:
                     os.ftruncate(fd, 0)  # it cannot continue: from the beginning
-                for part in answer.iter_raw(CHUNK_BYTES):
+                for part in answer.iter_raw():  # as it comes: what is here is kept
                     os.write(fd, part)
                     progress(done())
                     if done() > size:

@@ -45,7 +45,9 @@ def read_tar(
         with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
             for member in archive:
                 name = member.name
-                meter.entry(member.size if member.isreg() else 0)
+                sparse = getattr(member, "sparse", None)
+                real_bytes = sum(size for _, size in sparse) if sparse is not None else None
+                meter.entry(member.size if member.isreg() else 0, real_bytes)
                 _take(archive, member, root, writer, whiteouts)
         while stream.read(1 << 20):  # what follows the archive belongs to its digest
             pass

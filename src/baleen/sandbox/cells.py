@@ -1,0 +1,260 @@
+"""Cells: boxes that run and that nobody owns yet; and the launcher that makes and removes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .agentlink import AgentLink
+from .call import helper_argv
+from .cgroups import Groups
+from .errors import CapacityError, LaunchError
+from .home import Home
+from .images.base import Rootfs
+from .images.resolve import is_named, mount_by, resolve, taken
+from .launcher import Launcher
+from .spec import BoxSpec, resource_limits
+
+T = TypeVar("T")
+
+SWEEPS = 20
+"""Ticks after a launcher starts in which dead ones' groups are removed: they empty with delay."""
+
+FIRST_ID = 0x7000_0000
+"""Host ids of boxes begin above what users, services and other container tools take."""
+
+IDS_PER_BOX = 65_536
+MAX_SLOTS = 4_000
+RLIMIT_NPROC = 6
+OWN_PROCESSES = 8
+
+
+def _ignore() -> None:
+    pass
+
+
+@dataclass(eq=False)
+class Cell:
+    """A box without owner: it ends with the edge's connection until it is claimed."""
+
+    id: str
+    spec: BoxSpec
+    """What it was built for; its owner's may differ in what need not be built."""
+    rootfs: Rootfs
+    image_data: dict[str, Any]
+    """The image as logs name it."""
+    folder: Path
+    slot: int
+    pid: int
+    groups: list[str]
+    link: AgentLink
+    on_gone: Callable[[], None] = _ignore
+
+
+class Cells:
+    """Makes and removes cells; keeps the launcher alive."""
+
+    def __init__(
+        self,
+        home: Home,
+        groups: Groups,
+        launch: Callable[[], Awaitable[Launcher]],
+        *,
+        privileged: bool,
+    ) -> None:
+        self.groups = groups
+        self.privileged = privileged
+        self._home = home
+        self._launch = launch
+        self._launcher: Launcher | None = None
+        self._launching = asyncio.Lock()
+        self._sweeps_left = SWEEPS
+        self._alive: dict[str, tuple[int, list[str]]] = {}
+        """Process 1 and groups of every cell and box, by id."""
+        self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
+
+    @property
+    def has_slots(self) -> bool:
+        return bool(self._free_slots)
+
+    async def living_launcher(self) -> Launcher:
+        """Returns the launcher, a new one if something has killed it; boxes do not die with it."""
+        launcher = self._launcher
+        if launcher is not None and launcher.is_alive:
+            return launcher
+        async with self._launching:
+            if self._launcher is None or not self._launcher.is_alive:
+                if self._launcher is not None:
+                    await self._launcher.stop()
+                self._launcher = await self._launch()
+                for box_id, (pid, _) in self._alive.items():
+                    with contextlib.suppress(LaunchError):  # it has just ended
+                        await self._launcher.adopt(box_id, pid)
+                self._sweeps_left = SWEEPS
+            return self._launcher
+
+    async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
+        """Asks the launcher, again where it was killed before it could answer."""
+        launcher = await self.living_launcher()
+        try:
+            return await work(launcher)
+        except LaunchError:
+            if launcher.is_alive:
+                raise
+        return await work(await self.living_launcher())
+
+    async def build(self, spec: BoxSpec) -> Cell:
+        """Builds a cell.
+
+        Raises:
+            LaunchError: it did not start; nothing is left of it.
+        """
+        if not self._free_slots:
+            raise CapacityError(f"all {MAX_SLOTS} id ranges are in use", remedy="close boxes")
+        cell_id = f"b{uuid.uuid4().hex[:16]}"
+        folder = self._home.boxes / cell_id
+        slot = self._free_slots.pop()
+        try:
+            rootfs = await self._settle(folder, spec)
+            launch = self._launch_spec(cell_id, spec, rootfs, slot)
+
+            def create(launcher: Launcher) -> Awaitable[dict[str, Any]]:
+                (folder / "agent.sock").unlink(missing_ok=True)  # of a launcher that was killed
+                return launcher.create(launch)
+
+            answer = await self._with_launcher(create)
+            self._alive[cell_id] = answer["pid"], answer["groups"]
+            cell: Cell
+            link = await AgentLink.connect(folder / "agent.sock", lambda: cell.on_gone())
+        except BaseException as error:
+            await self._give_up(cell_id, folder, slot)
+            if isinstance(error, OSError):
+                raise LaunchError(f"box {cell_id} did not start: {error}") from error
+            raise
+        if spec.python:
+            link.start_helper(helper_argv(spec.python))
+        pid, groups = answer["pid"], answer["groups"]
+        image = json.loads(rootfs.image.manifest())
+        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link)
+        return cell
+
+    async def _settle(self, folder: Path, spec: BoxSpec) -> Rootfs:
+        """Looks the layers up and notes them, which from then on keeps them from going."""
+
+        def work() -> Rootfs:
+            with taken(spec.image, self._home, spec.workspace, spec.toolkits) as rootfs:
+                folder.mkdir(mode=0o700)
+                if rootfs.digests:
+                    note = {"version": 1, "layers": list(rootfs.digests)}
+                    partial = folder / "box.json.partial"
+                    partial.write_text(json.dumps(note))
+                    partial.rename(folder / "box.json")
+                return rootfs
+
+        return await self._look_up(spec, work)
+
+    async def resolve(self, spec: BoxSpec) -> Rootfs:
+        """What a box of this spec stands on at this moment."""
+        names = spec.image, self._home, spec.workspace, spec.toolkits
+        return await self._look_up(spec, lambda: resolve(*names))
+
+    async def _look_up(self, spec: BoxSpec, work: Callable[[], Rootfs]) -> Rootfs:
+        if any(is_named(x) for x in (spec.image, spec.workspace, *spec.toolkits) if x):
+            # It may have to wait for a lock, or unpack.
+            return await asyncio.get_running_loop().run_in_executor(None, work)
+        return work()
+
+    async def _give_up(self, cell_id: str, folder: Path, slot: int) -> None:
+        if cell_id in self._alive:
+            with contextlib.suppress(LaunchError):
+                await asyncio.shield(self.end(cell_id))
+        shutil.rmtree(folder, ignore_errors=True)
+        self._free_slots.append(slot)
+
+    def _launch_spec(
+        self, cell_id: str, spec: BoxSpec, rootfs: Rootfs, slot: int
+    ) -> dict[str, Any]:
+        binds = [{"src": m.source, "at": m.target, "ro": m.mode == "ro"} for m in spec.mounts]
+        return {
+            "id": cell_id,
+            "dir": str(self._home.boxes / cell_id),
+            "socket": "agent.sock",
+            "stage": str(self._home.stage),
+            "hostname": cell_id[:60],
+            "layers": [overlay.to_wire() for overlay in rootfs.overlays],
+            "keeper": rootfs.has_erofs,
+            "image_mount": mount_by() if rootfs.has_erofs else None,
+            "binds": binds,
+            "disk_bytes": spec.disk_mb << 20,
+            "shm_bytes": min(64 << 20, spec.memory_mb << 19),
+            "limits": [list(pair) for pair in self.groups.limits(spec)],
+            "rlimits": [list(pair) for pair in self._rlimits(spec)],
+            "id_base": first_id(slot) if self.privileged else None,
+            "own_network": True,
+        }
+
+    def _rlimits(self, spec: BoxSpec) -> list[tuple[int, int]]:
+        limits = resource_limits(spec)
+        if "pids" in self.groups.missing:
+            # Counted per user namespace, so it holds for this box alone; its own processes are few.
+            limits.append((RLIMIT_NPROC, spec.pids + OWN_PROCESSES))
+        return limits
+
+    async def adopt(self, box_id: str, pid: int, groups: list[str], slot: int) -> None:
+        """Takes over what an earlier edge's launcher has made."""
+        self._free_slots.remove(slot)
+        await (await self.living_launcher()).adopt(box_id, pid)
+        self._alive[box_id] = pid, groups
+
+    async def end(self, box_id: str) -> None:
+        """Kills a cell or box; returns when its last process and its groups are gone."""
+        _, groups = self._alive.get(box_id, (0, []))
+        await self._with_launcher(lambda launcher: launcher.destroy(box_id, groups))
+        self._alive.pop(box_id, None)
+
+    async def discard(self, cell: Cell) -> None:
+        """Removes a cell that nobody has claimed."""
+        cell.on_gone = _ignore
+        try:
+            await self.end(cell.id)
+        finally:
+            cell.link.close()
+            shutil.rmtree(cell.folder, ignore_errors=True)
+            self.free_slot(cell.slot)
+
+    def free_slot(self, slot: int) -> None:
+        """Gives an id range back; the last one used is the first to be used again."""
+        self._free_slots.append(slot)
+
+    def tick(self) -> None:
+        """Looks after what dead launchers left."""
+        if self._sweeps_left:
+            self._sweeps_left -= 1
+            self.sweep_groups()
+
+    def sweep_groups(self) -> None:
+        """Removes the empty groups of launchers that are dead; a living one's wait for boxes."""
+        kept = {group for _, groups in self._alive.values() for group in groups}
+        for parent in self.groups.parents:
+            for group in parent.glob("z*-*"):
+                launcher = group.name[1:].partition("-")[0]
+                if str(group) not in kept and not Path("/proc", launcher).exists():
+                    with contextlib.suppress(OSError):
+                        group.rmdir()
+
+    async def stop(self) -> None:
+        """Ends the launcher; boxes live on."""
+        if self._launcher is not None:
+            await self._launcher.stop()
+
+
+def first_id(slot: int) -> int:
+    """The host's id of root in the box of a slot."""
+    return FIRST_ID + slot * IDS_PER_BOX

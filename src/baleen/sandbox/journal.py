@@ -1,0 +1,264 @@
+"""One sync for many logs: what boxes' logs have appended goes to disk through one file.
+
+A log's bytes are written twice: into the log, where readers find them, and into this journal, a
+file allocated ahead of time, where one sync covers every box that waits. After a crash of the edge
+the logs are whole, since the kernel has their bytes. After a crash of the host the next edge puts
+back from the journal what the logs lack. Two files take turns: when one is full, the logs that it
+speaks of are synced, and only then is it written over.
+
+File: a first block with magic, generation and boot id; then frames of MessagePack
+``[generation, path, offset, bytes]``. A frame of another generation is the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+import msgpack
+
+from .blobs import sync_folder
+from .errors import TrajectoryError
+from .log import Log, Span
+from .trajectory import HEADER
+
+MAGIC = b"baleen-journal 1\n"
+FILE_BYTES = 4 << 20
+HEAD_BYTES = 512
+LARGE_BYTES = 256 << 10
+"""A log with more than this to sync is synced by itself: writing it twice would cost more."""
+
+FAST_SYNC_S = 0.004
+"""Syncs are waited for in the event loop while they take less: what arrives meanwhile makes the
+next batch, and the hop to a thread and back would cost as much as a fast disk's sync."""
+
+Done = Callable[[TrajectoryError | None], None]
+_log = logging.getLogger("baleen.sandbox.edge")
+
+
+class _File:
+    """One of the two files."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.generation = 0
+        self.boot = ""
+        self.end = HEAD_BYTES
+        self.logs: set[str] = set()
+        """Files whose bytes this one holds and that are not synced themselves."""
+        is_new = not path.exists()
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if is_new or os.fstat(self.fd).st_size != size:
+            # Written once: a sync of an overwrite needs no change of the file's metadata.
+            os.pwrite(self.fd, bytes(size), 0)
+            os.fsync(self.fd)
+            sync_folder(path.parent)
+
+    def load(self) -> list[Span]:
+        """Reads what an earlier edge left."""
+        data = os.pread(self.fd, os.fstat(self.fd).st_size, 0)
+        if not data.startswith(MAGIC):
+            return []
+        self.generation, self.boot = msgpack.unpackb(data[len(MAGIC) + 1 :][: data[len(MAGIC)]])
+        spans = []
+        for span, end in _spans(data, self.generation):
+            spans.append(span)
+            self.logs.add(span.path)
+            self.end = end
+        return spans
+
+    def begin(self, generation: int, boot: str) -> None:
+        self.generation, self.boot, self.end = generation, boot, HEAD_BYTES
+        self.logs = set()
+        head: bytes = msgpack.packb([generation, boot])
+        os.pwrite(self.fd, MAGIC + bytes([len(head)]) + head, 0)
+
+
+def _spans(data: bytes, generation: int) -> Iterator[tuple[Span, int]]:
+    offset = HEAD_BYTES
+    while offset + HEADER.size <= len(data):
+        length, crc = HEADER.unpack_from(data, offset)
+        end = offset + HEADER.size + length
+        body = data[offset + HEADER.size : end]
+        if not length or end > len(data) or zlib.crc32(body) != crc:
+            return
+        of, path, at, content = msgpack.unpackb(body, unicode_errors="surrogateescape")
+        if of != generation:
+            return
+        yield Span(path, at, content), end
+        offset = end
+
+
+class Journal:
+    """The journal of one edge; every method but ``close`` is called from its event loop."""
+
+    def __init__(
+        self,
+        folder: Path,
+        executor: Executor,
+        *,
+        file_bytes: int = FILE_BYTES,
+        boot: str | None = None,
+    ) -> None:
+        self._size = file_bytes
+        self._executor = executor
+        self._boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._files = [_File(folder / name, file_bytes) for name in ("a", "b")]
+        self._cleaning: Future[None] | None = None
+        self._waiting: dict[Log, list[Done]] = {}
+        self._is_busy = False
+        self._sync_time_s = 0.0
+        self._load()
+
+    def _load(self) -> None:
+        spans = [(file, file.load()) for file in self._files]
+        spans.sort(key=lambda item: item[0].generation)
+        self._files = [file for file, _ in spans]
+        old, new = self._files
+        if any(found and file.boot != self._boot for file, found in spans):
+            for _, found in spans:
+                _restore(found)
+        elif new.boot == self._boot:
+            self._clean(old)
+            return  # go on where the last edge stopped
+        _sync_all(old.logs | new.logs)
+        old.logs = set()
+        new.begin(new.generation + 1, self._boot)
+        os.fdatasync(new.fd)
+
+    def commit(self, log: Log, done: Done) -> None:
+        """Calls back when everything appended to ``log`` so far is on disk, or with the error."""
+        if not self._waiting and not self._is_busy:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.setdefault(log, []).append(done)
+
+    async def committed(self, log: Log) -> None:
+        """Waits for :meth:`commit`.
+
+        Raises:
+            TrajectoryError: the disk refused.
+        """
+        future: asyncio.Future[TrajectoryError | None] = asyncio.get_running_loop().create_future()
+        self.commit(log, lambda error: None if future.done() else future.set_result(error))
+        if (error := await future) is not None:
+            raise error
+
+    def _flush(self) -> None:
+        if self._is_busy or not self._waiting:
+            return
+        batch, self._waiting = self._waiting, {}
+        large = [log for log in batch if log.unsynced_bytes > LARGE_BYTES]
+        spans = [(log, log.unsynced()) for log in batch if log not in large and log.unsynced_bytes]
+        if self._sync_time_s < FAST_SYNC_S and not large:
+            self._finish(batch, self._write(spans, large))
+            return
+        self._is_busy = True
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._executor, self._write, spans, large)
+
+        def written(future: asyncio.Future[dict[Log, TrajectoryError]]) -> None:
+            self._is_busy = False
+            self._finish(batch, future.result())
+            self._flush()
+
+        work.add_done_callback(written)
+
+    def _finish(self, batch: dict[Log, list[Done]], failed: dict[Log, TrajectoryError]) -> None:
+        for log, callbacks in batch.items():
+            for done in callbacks:
+                try:
+                    done(failed.get(log))
+                except Exception:
+                    _log.exception("after a sync of %s", log.path)
+
+    def _write(self, spans: list[tuple[Log, Span]], large: list[Log]) -> dict[Log, TrajectoryError]:
+        """Puts the logs' news on disk; returns the logs for which that failed."""
+        failed: dict[Log, TrajectoryError] = {}
+        for log in large:
+            try:
+                log.sync()
+            except TrajectoryError as error:
+                failed[log] = error
+        started = time.monotonic()
+        try:
+            for _, span in spans:
+                self._put(span)
+            os.fdatasync(self._files[1].fd)
+        except OSError as error:
+            return failed | {
+                log: TrajectoryError(f"cannot sync {log.path}: {error}") for log, _ in spans
+            }
+        for log, span in spans:
+            log.mark_synced(span)
+        self._sync_time_s = 0.7 * self._sync_time_s + 0.3 * (time.monotonic() - started)
+        return failed
+
+    def _put(self, span: Span) -> None:
+        frame = self._frame(span)
+        if self._files[1].end + len(frame) > self._size:
+            self._switch()
+            frame = self._frame(span)
+        file = self._files[1]
+        os.pwrite(file.fd, frame, file.end)
+        file.end += len(frame)
+        file.logs.add(span.path)
+
+    def _frame(self, span: Span) -> bytes:
+        body: bytes = msgpack.packb(
+            [self._files[1].generation, *span], unicode_errors="surrogateescape"
+        )
+        return HEADER.pack(len(body), zlib.crc32(body)) + body
+
+    def _switch(self) -> None:
+        """Turns to the other file; waits, rarely, until what it speaks of is synced."""
+        clean, full = self._files
+        if self._cleaning is not None:
+            self._cleaning.result()
+        os.fdatasync(full.fd)
+        clean.begin(full.generation + 1, self._boot)
+        self._files = [full, clean]
+        self._clean(full)
+
+    def _clean(self, file: _File) -> None:
+        logs, file.logs = file.logs, set()
+        self._cleaning = self._executor.submit(_sync_all, logs) if logs else None
+
+    def close(self) -> None:
+        """Syncs every log, so that nothing has to be read here again."""
+        old, new = self._files
+        if self._cleaning is not None:
+            self._cleaning.result()
+        _sync_all(old.logs | new.logs)
+        new.begin(new.generation + 1, self._boot)
+        os.fdatasync(new.fd)
+        for file in self._files:
+            os.close(file.fd)
+
+
+def _restore(spans: list[Span]) -> None:
+    """Puts back what the logs lost with the host; writing what they still have changes nothing."""
+    for span in spans:
+        if not Path(span.path).parent.is_dir():
+            continue
+        fd = os.open(span.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.pwrite(fd, span.data, span.offset)
+        os.close(fd)
+
+
+def _sync_all(paths: set[str]) -> None:
+    for path in sorted(paths):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # its owner has removed it
+        os.fsync(fd)
+        os.close(fd)
+    for folder in {os.path.dirname(path) for path in paths}:  # noqa: PTH120 - thousands of paths
+        if os.path.isdir(folder):  # noqa: PTH112
+            sync_folder(Path(folder))

@@ -1,0 +1,150 @@
+"""Pausing, snapshots and forks: what goes along, what does not, and what outlives a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from baleen.sandbox import BoxGoneError, Sandbox, UnsupportedError
+from baleen.sandbox.backends import is_privileged
+from baleen.sandbox.home import Home
+from baleen.sandbox.trajectory import Kind, read
+
+from .conftest import kill_edge, needs_privilege
+
+TICKER = "while :; do echo x >> /tmp/ticks; sleep 0.02; done"
+
+
+async def ticks(box: Sandbox) -> int:
+    """Counts without asking the box, which would wake it."""
+    return len((await box.files.read("/tmp/ticks")).split())
+
+
+@needs_privilege
+async def test_a_paused_box_stands_still_and_goes_on_where_it_was(box: Sandbox) -> None:
+    await box.shell(f"({TICKER}) & sleep 0.3")
+    await box.pause()
+    (row,) = await Sandbox.list()
+    assert row["paused"]
+    await asyncio.sleep(0.1)
+    await box.pause()  # again: nothing
+    started = time.monotonic()
+    await asyncio.sleep(0.5)
+    await box.resume()
+    await box.resume()
+    count = await ticks(box)
+    assert count < 40, "it ran while it was paused"
+    await asyncio.sleep(0.5)
+    assert await ticks(box) > count + 5
+    assert time.monotonic() - started < 5
+    kinds = [record.kind for record in read(box.trajectory)]
+    assert (kinds.count(Kind.PAUSE), kinds.count(Kind.RESUME)) == (1, 1)
+
+
+@needs_privilege
+async def test_no_time_passes_for_the_timeout_of_a_paused_command(box: Sandbox) -> None:
+    running = asyncio.create_task(box.run(["sh", "-c", "sleep 1.2; echo done"], timeout_s=2))
+    await asyncio.sleep(0.3)
+    await box.pause()
+    await asyncio.sleep(3)
+    await box.resume()
+    result = await running
+    assert (result.text, result.timed_out) == ("done\n", False)
+
+
+@needs_privilege
+async def test_any_request_wakes_a_paused_box(box: Sandbox) -> None:
+    for number in range(3):
+        await box.pause()
+        assert (await box.run(["echo", str(number)])).text == f"{number}\n"
+    await box.pause()
+    await box.files.write("/tmp/x", "y")
+    assert await box.files.read("/tmp/x") == b"y"
+
+
+@needs_privilege
+async def test_a_paused_box_stays_paused_over_the_death_of_its_edge(
+    box: Sandbox, host: Home
+) -> None:
+    await box.shell(f"({TICKER}) & sleep 0.2")
+    await box.pause()
+    kill_edge(host.root)
+    (row,) = await Sandbox.list()
+    assert row["paused"]
+    assert (await box.run(["echo", "awake"])).text == "awake\n"
+
+
+@needs_privilege
+async def test_a_paused_box_can_be_closed_and_jobs_are_paused_together(host: Home) -> None:
+    boxes = [await Sandbox.create(job="j") for _ in range(3)]
+    for box in boxes:
+        await box.shell("sleep 1000 & true")
+    assert sorted(await Sandbox.pause_job("j")) == sorted(box.id for box in boxes)
+    await boxes[0].close()
+    assert sorted(await Sandbox.resume_job("j")) == sorted(box.id for box in boxes[1:])
+    await Sandbox.pause_job("j")
+    assert len(await Sandbox.reap("j")) == 2
+    for box in boxes[1:]:
+        with pytest.raises(BoxGoneError):
+            await box.run(["true"])
+        await box.detach()
+
+
+@needs_privilege
+async def test_forks_begin_with_the_files_and_share_nothing_afterwards(host: Home) -> None:
+    async with await Sandbox.create(memory_mb=128, labels={"a": "b"}) as parent:
+        await parent.shell("echo base > /root/file; rm /etc/hosts; sleep 1000 &")
+        await parent.run(["echo", "parent"], key="k")
+        children = await parent.fork(3)
+        assert len({box.id for box in (parent, *children)}) == 4
+        for number, child in enumerate(children):
+            assert (await child.run(["cat", "/root/file"])).text == "base\n"
+            assert (await child.run(["ls", "/etc/hosts"])).exit_code == 2
+            await child.shell(f"echo {number} > /root/file")
+        texts = [(await child.run(["cat", "/root/file"])).text for child in children]
+        assert texts == ["0\n", "1\n", "2\n"]
+        assert (await parent.run(["cat", "/root/file"])).text == "base\n"
+        first = next(r for r in read(children[0].trajectory) if r.kind is Kind.FORK)
+        assert first.payload["parent"] == parent.id
+        for child in children:
+            await child.close()
+
+
+@needs_privilege
+async def test_forks_have_an_identity_of_their_own(host: Home) -> None:
+    """Keys, host names, ids on the host, processes and random numbers do not go along."""
+    async with await Sandbox.create() as parent:
+        await parent.run(["echo", "first"], key="k")
+        await parent.shell("sleep 1000 &")
+        children = await parent.fork(2)
+        boxes = [parent, *children]
+        for child in children:
+            assert not (await child.run(["echo", "other"], key="k")).replayed
+            assert (await child.run(["hostname"])).text.strip() == child.id
+            assert "sleep" not in (await child.run(["ps", "-A", "-o", "args="])).text
+        random = [(await b.run(["head", "-c", "16", "/dev/urandom"])).stdout for b in boxes]
+        assert len(set(random)) == 3
+        maps = [(await b.run(["cat", "/proc/self/uid_map"])).text.split()[1] for b in boxes]
+        assert len(set(maps)) == 3
+        for child in children:
+            await child.close()
+
+
+@needs_privilege
+async def test_a_snapshot_is_an_image_and_stands_in_the_log(box: Sandbox) -> None:
+    await box.shell("mkdir /opt/tool; echo v1 > /opt/tool/version")
+    image = await box.snapshot()
+    await box.shell("echo v2 > /opt/tool/version")
+    async with await Sandbox.create(image=image) as again:
+        assert (await again.run(["cat", "/opt/tool/version"])).text == "v1\n"
+    (record,) = (r for r in read(box.trajectory) if r.kind is Kind.SNAPSHOT)
+    assert record.payload["image"] == image
+
+
+async def test_what_an_ordinary_users_edge_cannot_do_is_refused(box: Sandbox) -> None:
+    if is_privileged():
+        pytest.skip("this edge runs as root")
+    with pytest.raises(UnsupportedError, match="root"):
+        await box.fork()
