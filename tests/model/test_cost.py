@@ -159,7 +159,7 @@ def test_bytes_are_those_of_a_state_that_was_filled(
     held = sum(
         layer.window.data.nbytes
         + sum(
-            part.pending.data.nbytes + part.entries.values_BMw.nbytes
+            part.pending.data.nbytes + part.entries.used.nbytes
             for part in (layer.compressor, layer.indexer)
             if part is not None
         )

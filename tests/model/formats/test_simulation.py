@@ -92,11 +92,11 @@ def test_state_holds_only_what_the_formats_can_hold(make_model: Make) -> None:
         window = layer.window.data
         assert torch.equal(round_latent(window, 8), window)
         if layer.compressor is not None:
-            blocks = layer.compressor.entries.values_BMw
+            blocks = layer.compressor.entries.used
             assert blocks.numel() > 0
             assert torch.equal(round_latent(blocks, 8), blocks)
         if layer.indexer is not None:
-            keys = layer.indexer.entries.values_BMw
+            keys = layer.indexer.entries.used
             assert torch.equal(round_fp4(keys), keys)
 
 
