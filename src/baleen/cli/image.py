@@ -152,7 +152,7 @@ def commit(box: str, name: str, as_json: bool) -> None:
     async def work() -> str:
         found = await Sandbox.attach(box)
         try:
-            return await found.commit(name)
+            return await found.snapshot(name)
         finally:
             await found.detach()
 

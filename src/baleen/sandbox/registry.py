@@ -101,14 +101,17 @@ class Registry:
             await self._admit(spec)
             rootfs = await self._cells.resolve(spec)
             cell = self._spares.take(spec, rootfs)
-            if cell is not None:
+            if cell is not None and spec.network == "none":
                 return self._settle_in(cell, request, spec)
-            task = self._creating[request] = asyncio.create_task(self._create(request, spec))
+            task = self._creating[request] = asyncio.create_task(self._create(request, spec, cell))
             task.add_done_callback(lambda _: self._creating.pop(request, None))
         return await asyncio.shield(task)
 
-    async def _create(self, request: str, spec: BoxSpec) -> Box:
-        return self._settle_in(await self._cells.build(spec), request, spec)
+    async def _create(self, request: str, spec: BoxSpec, cell: Cell | None) -> Box:
+        box = self._settle_in(cell or await self._cells.build(spec), request, spec)
+        if spec.network != "none":
+            await box.set_network(box.network)
+        return box
 
     async def _admit(self, spec: BoxSpec) -> None:
         """Refuses what the host could not bear; waits for boxes that are already going.
@@ -171,6 +174,7 @@ class Registry:
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
         box.link, box.image = cell.link, cell.rootfs.image
         box.places = places
+        box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
         self._alive[box.id] = self._by_request[request] = box
@@ -242,7 +246,7 @@ class Registry:
             raise gone(box.id, box.ended or Cause.NODE_LOST)
         return box
 
-    async def commit(self, box_id: str, name: str | None) -> str:
+    async def snapshot(self, box_id: str, name: str | None) -> str:
         """Makes an image of what a box stands on and what it has written; returns the digest.
 
         Raises:
@@ -252,7 +256,7 @@ class Registry:
         box = self._living(box_id)
         if not self.privileged:
             raise UnsupportedError(
-                "committing a box needs an edge that runs as root", remedy="run as root"
+                "a snapshot of a box needs an edge that runs as root", remedy="run as root"
             )
         assert box.slot is not None
         uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
@@ -275,7 +279,7 @@ class Registry:
         box = self._living(box_id)
         if all(request in self._by_request for request in requests):
             return [self._by_request[request] for request in requests]
-        digest = await self.commit(box_id, None)
+        digest = await self.snapshot(box_id, None)
         spec = replace(box.spec, image=digest, workspace=None, toolkits=(), trajectory=None)
         made = await asyncio.gather(
             *(self.create(request, spec) for request in requests), return_exceptions=True
@@ -351,6 +355,7 @@ class Registry:
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
         box.places = first["places"]
+        box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:
@@ -376,6 +381,8 @@ class Registry:
         self._alive[box.id] = self._by_request[box.request] = box
         if self._freezer.is_frozen(box.groups):
             box.hold_still()
+        if box.network != "none":
+            await box.open_network(box.network)
         box.settle_unfinished()
 
     def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:

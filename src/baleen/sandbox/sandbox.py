@@ -18,9 +18,11 @@ from baleen.errors import SandboxError, UsageError
 from .backends import Backend, backends, check_offered
 from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
+from .egress import network_to_wire
 from .errors import BoxGoneError
 from .files import Files
 from .images.base import Config
+from .remote import Remote
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
@@ -84,7 +86,9 @@ class Sandbox:
             memory_mb: what its processes and files may take together.
             disk_mb: what may be written; it lies in memory.
             pids: processes and threads.
-            network: "none".
+            network: "none"; "public", the internet but not this host's own and private networks;
+                or an Allowlist. Both lead through a proxy for HTTP and CONNECT that programs find
+                by the usual variables; a box has no other way out.
             ttl_idle_s: how long the box waits for a client when it has none and runs nothing.
             job: label by which boxes are reaped together.
             labels: anything, shown in listings.
@@ -98,10 +102,7 @@ class Sandbox:
             CapacityError: the host has no room for another box.
             LaunchError: it did not start; nothing is left of it.
         """
-        if network not in ("none", "public") and not isinstance(network, Allowlist):
-            raise UsageError(
-                f"unknown network {network!r}", remedy='"none", "public" or an Allowlist'
-            )
+        reachable = network_to_wire(network)
         python: list[str] = []
         needed: list[Mount] = []
         if backend == "function":
@@ -117,14 +118,15 @@ class Sandbox:
             memory_mb=memory_mb,
             disk_mb=disk_mb,
             pids=pids,
-            network="none",
+            network=reachable if isinstance(reachable, str) else tuple(reachable),
             ttl_idle_s=ttl_idle_s,
             job=job,
             labels=dict(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
             one_off=one_off,
         )
-        check_offered(spec, network)
+        if Remote.from_environment() is None:
+            check_offered(spec)
         return await cls._open("create", request=f"r{uuid.uuid4().hex}", spec=spec.to_wire())
 
     @classmethod
@@ -320,27 +322,26 @@ class Sandbox:
         """
         return f"127.0.0.1:{await self._ask('port', port=number)}"
 
-    async def commit(self, name: str | None = None) -> str:
-        """Makes an image of this box's files and returns its digest; ``name`` names it.
-
-        Its processes stand still meanwhile. Mounted folders, ``/proc``, ``/sys`` and ``/dev`` are
-        not part of it.
+    async def set_network(self, network: str | Allowlist) -> None:
+        """Changes what the box may reach; connections made under the old policy are cut.
 
         Raises:
-            UnsupportedError: the edge is an ordinary user's.
-            BoxGoneError: the box has ended.
+            BoxFileError: a program of the box has taken the proxy's port.
         """
-        digest: str = await self._ask("commit", name=name)
-        return digest
+        await self._ask("set_network", network=network_to_wire(network))
 
     async def snapshot(self, name: str | None = None) -> str:
-        """Keeps this box's files as a layer; returns the image to create boxes of.
+        """Makes an image of this box's files and returns its digest; ``name`` names it.
+
+        What was written becomes one more layer. Its processes stand still meanwhile. Mounted
+        folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
 
         Raises:
             UnsupportedError: the edge is an ordinary user's.
             BoxGoneError: the box has ended.
         """
-        return await self.commit(name)
+        digest: str = await self._ask("snapshot", name=name)
+        return digest
 
     async def fork(self, n: int = 1) -> Sequence[Sandbox]:
         """Makes ``n`` boxes that begin with this one's files and limits.

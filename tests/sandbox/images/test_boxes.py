@@ -209,14 +209,14 @@ async def test_a_committed_box_comes_back_as_it_was(host: Home, tmp_path: Path) 
     async with await Sandbox.create(image="base") as box:
         assert (await box.shell(make)).exit_code == 0
         before = (await box.shell(look)).text
-        digest = await box.commit("made:1")
+        digest = await box.snapshot("made:1")
         assert (await box.shell(look)).text == before
-        assert await box.commit() == digest
+        assert await box.snapshot() == digest
     assert store.lookup("made:1") == digest
     async with await Sandbox.create(image="made:1") as box:
         assert (await box.shell(look)).text == before
         await box.shell("echo again > /made/h")
-        again = await box.commit("made:2")
+        again = await box.snapshot("made:2")
     assert len(store.image(again).layers) == 3
     tree = read_tree(store.layer_path(store.image(digest).layers[1].digest))
     assert {b"proc", b"sys", b"dev", b"run"} & set(tree.children) == set()
@@ -226,13 +226,13 @@ async def test_a_committed_box_comes_back_as_it_was(host: Home, tmp_path: Path) 
 async def test_a_committed_host_box_keeps_changes_of_every_overlay(host: Home) -> None:
     async with await Sandbox.create() as box:
         await box.shell("echo 1 > /usr/bin/mine; rm /usr/bin/awk; echo 2 > /root/x")
-        await box.commit("changed")
+        await box.snapshot("changed")
     async with await Sandbox.create(image="changed") as box:
         result = await box.shell("cat /usr/bin/mine /root/x; test -e /usr/bin/awk || echo gone")
         assert result.text == "1\n2\ngone\n"
         await box.shell("echo 3 >> /usr/bin/mine")
         kill_edge(host.root)
-        await box.commit("changed")
+        await box.snapshot("changed")
     async with await Sandbox.create(image="changed") as box:
         assert (await box.run(["cat", "/usr/bin/mine"])).text == "1\n3\n"
 
@@ -244,7 +244,7 @@ async def test_a_box_stands_still_while_it_is_committed_and_runs_on(host: Home) 
         writer = "while :; do echo x >> /root/a; echo x >> /root/b; done"
         await box.shell(f"({writer}) >/dev/null 2>&1 &")
         for _ in range(5):
-            image = store.image(await box.commit("moving"))
+            image = store.image(await box.snapshot("moving"))
             tree = read_tree(store.layer_path(image.layers[0].digest))
             sizes = [find(tree, path) for path in (b"root/a", b"root/b")]
             first, second = (node.size if node is not None else 0 for node in sizes)

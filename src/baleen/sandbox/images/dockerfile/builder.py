@@ -401,7 +401,7 @@ class Builder:
                 raise step.fail(f"{what}: {' '.join(argv)[:200]}\n{shown}", output=output)
             for line in output.splitlines():
                 self._say(f"    {line}")
-            committed = self._store.image(await box.commit())
+            committed = self._store.image(await box.snapshot())
         return replace(state.image, layers=committed.layers)
 
     async def _cached(self, state: _State, parts: Sequence[str], work: Callable[[], Any]) -> None:
