@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HELPERS = {"results.py", "run_all.py"}
+HELPERS = {"parts.py", "results.py", "run_all.py"}
 
 
 def main() -> int:

@@ -8,6 +8,7 @@
     ├── MissingExtraError           missing-extra    an extra is not installed (also ImportError)
     ├── ProtocolError               protocol         messages no prompt is made of (also ValueError)
     ├── CheckpointError             checkpoint       weights that are missing, wrong or damaged
+    ├── NumericsError               numerics         NaN in the network (also FloatingPointError)
     ├── EndpointError               endpoint         a model endpoint failed or answered nonsense
     ├── RunError                    run              a run folder that cannot be opened or resumed
     └── SandboxError                sandbox          root of everything a sandbox can raise
@@ -74,6 +75,12 @@ class CheckpointError(BaleenError):
     """A checkpoint is missing, incomplete, of the wrong shape, or damaged; names the tensor."""
 
     code = "checkpoint"
+
+
+class NumericsError(BaleenError, FloatingPointError):
+    """The network computed NaN: the weights or the inputs are broken."""
+
+    code = "numerics"
 
 
 class EndpointError(BaleenError):

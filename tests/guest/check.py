@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,16 @@ TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "mkfs.ext4": "e2fsprogs",
 }
-PACKAGES = "python3,kmod,iproute2,procps,linux-image-cloud-amd64,initramfs-tools"
+PACKAGES = "python3,kmod,iproute2,procps,erofs-utils,linux-image-cloud-amd64,initramfs-tools"
 PYTHON_PACKAGES = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
+LEFT_OUT = (
+    "test_exactly_once.py::test_kills_at_random_moments_leave_every_command_run_exactly_once",
+    "test_exactly_once.py::test_recorded_results_outlive_the_box",
+    "test_terminal_and_ports.py::test_a_command_on_a_terminal_sees_its_size_and_resizing",
+    "test_trajectory.py",
+)
+"""They count seconds that emulation stretches, and nothing in them depends on the kernel."""
+
 SOURCES = ("src", "tests", "benchmarks", "pyproject.toml", "README.md")
 DONE = "guest-check: exit code "
 INIT = """#!/bin/sh
@@ -46,7 +55,7 @@ modprobe -a overlay erofs loop
 ip link set lo up
 hostname guest
 export HOME=/root PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin LANG=C.UTF-8
-export PYTHONPATH=/baleen/src:/site PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=/baleen/src PYTHONDONTWRITEBYTECODE=1
 cd /baleen
 echo "guest: Linux $(uname -r), cgroup v2 with $(cat /sys/fs/cgroup/cgroup.controllers)"
 sh /arguments
@@ -67,7 +76,7 @@ def require_tools() -> None:
 
 def base_root() -> Path:
     """A minimal Debian with kernel and Python; built once and kept."""
-    root = CACHE / "bookworm"
+    root = CACHE / f"bookworm-{zlib.crc32(PACKAGES.encode()):08x}"
     if not root.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="bookworm-", dir=CACHE))
@@ -94,7 +103,8 @@ def disk(folder: Path, arguments: list[str]) -> Path:
     """The guest's root disk: base system, packages, this source tree, and what to run."""
     root = folder / "root"
     subprocess.run(["cp", "-a", base_root(), root], check=True)
-    shutil.copytree(site_packages(), root / "site", symlinks=True)
+    packages = root / "usr/lib/python3/dist-packages"
+    shutil.copytree(site_packages(), packages, symlinks=True, dirs_exist_ok=True)
     (root / "baleen").mkdir()
     for name in SOURCES:
         source, target = ROOT / name, root / "baleen" / name
@@ -169,8 +179,11 @@ def main() -> int:
     base_root(), site_packages()
     if options.build_only:
         return 0
+    if not arguments:
+        skipped = (f"--deselect=tests/sandbox/{name}" for name in LEFT_OUT)
+        arguments = ["tests/sandbox", *skipped, "--ignore=tests/sandbox/adapters"]
     with tempfile.TemporaryDirectory(prefix="guest") as folder:
-        return boot(disk(Path(folder), arguments or ["tests/sandbox"]), options.memory_mb)
+        return boot(disk(Path(folder), arguments), options.memory_mb)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,28 @@ unsafe fn mix_token(a: &MixArgs, t: usize, input: *mut f32, post: *mut f32, comb
     collapse(x, &pre, n, d, a.norm, a.norm_eps, input.add(t * d));
 }
 
+/// Behind the last layer: `function` is [N, N d] and only `input` is written.
+pub unsafe fn read_out(a: &MixArgs) {
+    let out = Shared(a.input);
+    split(a.tokens, a.threads, |begin, end| {
+        for t in begin..end {
+            unsafe { read_out_token(a, t, out.get()) };
+        }
+    });
+}
+
+unsafe fn read_out_token(a: &MixArgs, t: usize, out: *mut f32) {
+    let (n, d) = (a.streams, a.width);
+    let x = a.x.add(t * n * d);
+    let scale = scale_of(x, n * d, a.norm_eps);
+    let mut pre = [0.0f32; MOST];
+    for (j, weight) in pre[..n].iter_mut().enumerate() {
+        let mixed = dot(x, a.function.add(j * n * d), n * d) * scale;
+        *weight = sigmoid(mixed * *a.scale + *a.base.add(j)) + a.hc_eps;
+    }
+    collapse(x, &pre, n, d, a.norm, a.norm_eps, out.add(t * d));
+}
+
 /// The sublayer's normalised input.
 unsafe fn collapse(
     x: *const f32,

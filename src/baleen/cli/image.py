@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -94,6 +95,68 @@ def pull(name: str, alias: str | None, platform: str | None, insecure: bool, as_
         _store(), name, alias=alias, architecture=platform, insecure=insecure, progress=_Bytes()
     )
     _made(alias or name, digest, as_json)
+
+
+@image.command()
+@click.argument("context", type=click.Path(exists=True, file_okay=False))
+@click.option("-t", "--tag", "name", help="The image's name.")
+@click.option("-f", "--file", "dockerfile", type=click.Path(), help="CONTEXT/Dockerfile.")
+@click.option("--build-arg", "build_args", multiple=True, metavar="NAME=VALUE")
+@click.option("--target", help="The stage to build.")
+@click.option("--no-cache", is_flag=True, help="Run every step anew.")
+@click.option("--network", default="none", show_default=True, help="Of the boxes of RUN steps.")
+@click.option("--memory", type=int, default=2048, show_default=True, metavar="MB")
+@click.option("--disk", type=int, default=8192, show_default=True, metavar="MB")
+@JSON
+def build(context: str, name: str | None, as_json: bool, **options: Any) -> None:
+    """Build an image from a Dockerfile; its steps run in boxes."""
+    import asyncio
+
+    from baleen.sandbox.images.dockerfile.builder import Options
+    from baleen.sandbox.images.dockerfile.builder import build as build_image
+
+    pairs = [pair.partition("=") for pair in options["build_args"]]
+    given = {key: value if equals else os.environ.get(key, "") for key, equals, value in pairs}
+    chosen = Options(
+        build_args=given,
+        target=options["target"],
+        use_cache=not options["no_cache"],
+        network=options["network"],
+        memory_mb=options["memory"],
+        disk_mb=options["disk"],
+    )
+    _store()
+    digest = asyncio.run(
+        build_image(
+            Home.default(),
+            context,
+            name,
+            dockerfile=options["dockerfile"],
+            options=chosen,
+            progress=_say,
+        )
+    )
+    _made(name or digest, digest, as_json)
+
+
+@image.command()
+@click.argument("box")
+@click.argument("name")
+@JSON
+def commit(box: str, name: str, as_json: bool) -> None:
+    """Make an image of a living box's files."""
+    import asyncio
+
+    from baleen.sandbox import Sandbox
+
+    async def work() -> str:
+        found = await Sandbox.attach(box)
+        try:
+            return await found.snapshot(name)
+        finally:
+            await found.detach()
+
+    _made(name, asyncio.run(work()), as_json)
 
 
 @image.command()

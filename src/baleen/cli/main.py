@@ -35,6 +35,7 @@ VERBS = {
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
     "image": Verb("baleen.cli.image", "image", "Make, fetch and remove images of sandboxes."),
+    "mcp": Verb("baleen.cli.mcp", "mcp", "Serve a sandbox's tools to an MCP client."),
     "train": Verb("baleen.cli.train", "train", "Train the small checkpoint."),
     "cost": Verb("baleen.cli.cost", "cost", "Say what cache and tokens of a model cost."),
     "convert": Verb(

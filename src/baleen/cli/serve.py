@@ -4,26 +4,96 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import click
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @click.command()
 @click.argument("model", default="nano")
 @click.option("--upstream", metavar="URL", help="Engine that samples: vLLM, SGLang, llama-server.")
+@click.option(
+    "--upstream-kind",
+    type=click.Choice(["auto", "vllm", "sglang", "llama"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--upstream-model", metavar="NAME", help="Model to ask the engine for.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8000, show_default=True, help="0 takes any free port.")
-def serve(model: str, upstream: str | None, host: str, port: int) -> int:
+@click.option("--served-model-name", metavar="NAME", help="Name that clients see.")
+@click.option("--api-key", multiple=True, metavar="KEY", help="Let these in and nobody else.")
+@click.option("--revision", metavar="NAME", help="Prompt revision: preview, 0731, v4.1.")
+@click.option("--state", metavar="DIR", help="Where turns and tokens are kept.")
+@click.option("--no-state", is_flag=True, help="Keep nothing beyond this process.")
+@click.option("--max-running", type=int, help="Answers at once.  [default: 1024]")
+@click.option("--thinking-budget", type=int, metavar="TOKENS", help="Close reasoning after these.")
+@click.option("--stall-timeout", type=float, metavar="SECONDS", help="Patience with the engine.")
+@click.option(
+    "--tool-repair",
+    type=click.Choice(["off", "schema", "all"]),
+    default="schema",
+    show_default=True,
+)
+@click.option("--recovery/--no-recovery", default=True, help="Decode stalled turns once more.")
+@click.option("--grammar/--no-grammar", default=True, help="Hold calls to their schemas.")
+def serve(model: str, host: str, port: int, **options: Any) -> int:
     """Serve MODEL, a folder or `nano`, to OpenAI and Anthropic clients.
 
     With --upstream the tokens come from an engine elsewhere and MODEL names the folder with its
-    tokenizer.
+    tokenizer. The engine's own API key is read from BALEEN_UPSTREAM_KEY.
     """
-    from baleen.server.serving import ServeOptions, defaults_for, run
+    from baleen.server.serving import ServeOptions, run
 
     logging.basicConfig(level=logging.INFO, format="baleen: %(message)s")
-    options = ServeOptions(
-        model=model, upstream=upstream, host=host, port=port, config=defaults_for(model)
+    config = _config(model, options)
+    if host not in _LOOPBACK and not config.api_keys:
+        click.echo(
+            f"baleen: WARNING: listening on {host} without --api-key: whoever reaches this machine"
+            " can use the model",
+            err=True,
+        )
+    serving = ServeOptions(
+        model=model,
+        upstream=options["upstream"],
+        kind=options["upstream_kind"],
+        upstream_model=options["upstream_model"],
+        upstream_key=os.environ.get("BALEEN_UPSTREAM_KEY"),
+        host=host,
+        port=port,
+        config=config,
     )
-    asyncio.run(run(options, lambda url: click.echo(f"baleen: serving {model} at {url}", err=True)))
+    asyncio.run(run(serving, lambda url: _say(config.model_name, url)))
     return 0
+
+
+def _say(name: str, url: str) -> None:
+    click.echo(f"baleen: serving {name} at {url}", err=True)
+
+
+def _config(model: str, options: dict[str, Any]) -> Any:
+    """The model's configuration with what the command line says."""
+    from baleen.server.serving import defaults_for, state_dir_for
+
+    config = defaults_for(model)
+    given = {
+        "model_name": options["served_model_name"],
+        "revision": options["revision"],
+        "api_keys": options["api_key"] or None,
+        "max_running": options["max_running"],
+        "thinking_budget": options["thinking_budget"],
+        "stall_timeout_s": options["stall_timeout"],
+        "repair": options["tool_repair"],
+        "recovers": options["recovery"],
+        "uses_grammar": options["grammar"],
+    }
+    config = replace(config, **{key: value for key, value in given.items() if value is not None})
+    if options["no_state"]:
+        return config
+    state = options["state"]
+    return replace(config, state_dir=Path(state) if state else state_dir_for(config.model_name))

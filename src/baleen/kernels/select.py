@@ -12,32 +12,43 @@ import ctypes
 import torch
 from torch import Tensor
 
-from baleen.kernels.native import KINDS, SelectArgs, address, readable, serves
+from baleen.errors import NumericsError
+from baleen.kernels.entries import Entries, readable, row_bytes
+from baleen.kernels.kind import Kind
+from baleen.kernels.native import KINDS, SelectArgs, address, serves
+from baleen.kernels.packing import hadamard
 from baleen.kernels.precision import widen
 
 TILE_ELEMENTS = 1 << 22
 """At most so many scores of single heads at once (16 MiB of fp32)."""
 
-NAN_SCORE = "indexer scores hold NaN; the weights or inputs are broken"
+
+def nan_score() -> NumericsError:
+    """The error for scores that cannot be put in order."""
+    return NumericsError(
+        "indexer scores hold NaN", remedy="the weights or inputs are broken; look for huge values"
+    )
 
 
 def select_blocks(
-    q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor, topk: int
+    q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries, limits_BT: Tensor, topk: int
 ) -> Tensor:
     """The `topk` best of each query's first `limits` blocks: int32 [B, T, K], ascending, then -1.
 
     `limits_BT` may be [1, T]. Costs O(T M H c) time and bounded memory beside the result.
 
     Raises:
-        FloatingPointError: a score is NaN.
+        NumericsError: a score is NaN.
     """
+    if keys.layout.kind is Kind.FP4:
+        q_BTHc = hadamard(q_BTHc)  # as the keys were
     library = serves(widen(q_BTHc), widen(weights_BTH), width=q_BTHc.shape[-1])
-    if library is not None and readable(keys_BMc):
-        return _select_native(library, widen(q_BTHc), widen(weights_BTH), keys_BMc, limits_BT, topk)
-    per_query = max(1, q_BTHc.shape[0] * q_BTHc.shape[2] * keys_BMc.shape[1])
+    if library is not None and readable(keys):
+        return _select_native(library, widen(q_BTHc), widen(weights_BTH), keys, limits_BT, topk)
+    per_query = max(1, q_BTHc.shape[0] * q_BTHc.shape[2] * keys.length)
     step = max(1, TILE_ELEMENTS // per_query)
     limits_BT = limits_BT.expand(q_BTHc.shape[0], -1)
-    parts = []
+    parts, keys_BMc = [], keys.values()
     for start in range(0, q_BTHc.shape[1], step):
         tile = slice(start, start + step)
         scores = score_blocks(q_BTHc[:, tile], weights_BTH[:, tile], keys_BMc)
@@ -64,7 +75,7 @@ def best_blocks(scores_BTM: Tensor, limits_BT: Tensor, topk: int) -> Tensor:
     visible = block_M < limits_BT.unsqueeze(-1)
     ranked = (scores_BTM.detach() + 0.0).masked_fill(~visible, -torch.inf)
     if torch.isnan(ranked).any():
-        raise FloatingPointError(NAN_SCORE)
+        raise nan_score()
     kept = min(topk, num_blocks)
     bar = ranked.topk(kept, dim=-1).values[..., -1:]
     above, level = ranked > bar, ranked == bar
@@ -79,18 +90,18 @@ def _select_native(
     library: ctypes.CDLL,
     q_BTHc: Tensor,
     weights_BTH: Tensor,
-    keys_BMc: Tensor,
+    keys: Entries,
     limits_BT: Tensor,
     topk: int,
 ) -> Tensor:
     batch, tokens, heads, width = q_BTHc.shape
     q, weights, limits = q_BTHc.contiguous(), weights_BTH.contiguous(), limits_BT.contiguous()
-    kept = min(topk, keys_BMc.shape[1])
+    kept = min(topk, keys.length)
     picks = torch.empty(batch, tokens, kept, dtype=torch.int32)
     args = SelectArgs(
         q=address(q),
         weights=address(weights),
-        keys=address(keys_BMc),
+        keys=address(keys.data),
         limits=address(limits),
         picks=address(picks),
         batch=batch,
@@ -98,11 +109,12 @@ def _select_native(
         heads=heads,
         width=width,
         topk=kept,
-        kind=KINDS[keys_BMc.dtype],
+        kind=KINDS[keys.layout.kind],
+        page=keys.layout.page,
         limits_stride=tokens if len(limits) > 1 else 0,
-        keys_stride=keys_BMc.stride(0) // width,
+        keys_stride=row_bytes(keys),
         threads=torch.get_num_threads(),
     )
     if not library.baleen_select(ctypes.byref(args)):
-        raise FloatingPointError(NAN_SCORE)
+        raise nan_score()
     return picks

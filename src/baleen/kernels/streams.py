@@ -36,7 +36,7 @@ class Site(NamedTuple):
     """Weights and constants of one site."""
 
     function: Tensor
-    """fp32 [(2 + N) N, N d]."""
+    """fp32 [(2 + N) N, N d]; [N, N d] where the streams end."""
     base: Tensor
     scale: Tensor
     norm_d: Tensor
@@ -73,6 +73,20 @@ def mix(x_BTNd: Tensor, site: Site) -> Mixing:
     collapsed = collapse(x, pre).to(x_BTNd.dtype)
     normed = F.rms_norm(widen(collapsed), (width,), norm, site.norm_eps)
     return Mixing(normed.to(x_BTNd.dtype), post, comb_BTNN)
+
+
+def read_out(x_BTNd: Tensor, site: Site) -> Tensor:
+    """Collapses the streams behind the last layer: normalised vectors, in the streams' dtype."""
+    site = site.widened()
+    x = widen(x_BTNd)
+    width = x.shape[-1]
+    library = serves(x, *site[:4], width=width)
+    if library is not None and x.shape[-2] <= MOST_STREAMS:
+        return _read_out_native(library, x, site).to(x_BTNd.dtype)
+    mixed = scaled_projection(x, site.function, site.norm_eps)
+    pre = torch.sigmoid(mixed * site.scale + site.base) + site.hc_eps
+    collapsed = collapse(x, pre).to(x_BTNd.dtype)
+    return F.rms_norm(widen(collapsed), (width,), site.norm_d, site.norm_eps).to(x_BTNd.dtype)
 
 
 def sinkhorn(logits_NNL: Tensor, iterations: int, eps: float) -> Tensor:
@@ -150,6 +164,28 @@ def _mix_native(
     )
     library.baleen_mix(ctypes.byref(args))
     return done._replace(input_BTd=done.input_BTd.to(dtype))
+
+
+def _read_out_native(library: ctypes.CDLL, x_BTNd: Tensor, site: Site) -> Tensor:
+    batch, tokens, n, width = x_BTNd.shape
+    x = x_BTNd.contiguous()
+    out = torch.empty(batch, tokens, width)
+    args = MixArgs(
+        x=address(x),
+        function=address(site.function),
+        base=address(site.base),
+        scale=address(site.scale),
+        norm=address(site.norm_d),
+        input=address(out),
+        tokens=batch * tokens,
+        streams=n,
+        width=width,
+        threads=torch.get_num_threads(),
+        hc_eps=site.hc_eps,
+        norm_eps=site.norm_eps,
+    )
+    library.baleen_read_out(ctypes.byref(args))
+    return out
 
 
 def _expand_native(library: ctypes.CDLL, y_BTd: Tensor, x_BTNd: Tensor, mixing: Mixing) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from baleen.kernels.streams import Mixing, Site, collapse, mix, scaled_projection
+from baleen.kernels.streams import Mixing, Site, mix, read_out
 from baleen.model.layers import RMSNorm
 
 
@@ -38,7 +38,7 @@ class HyperConnection(nn.Module):
 
 
 class StreamHead(nn.Module):
-    """Collapses the streams once, before the final norm."""
+    """Collapses the streams once, through the final norm."""
 
     def __init__(self, streams: int, width: int, hc_eps: float, norm_eps: float) -> None:
         super().__init__()
@@ -47,7 +47,6 @@ class StreamHead(nn.Module):
         self.base = nn.Parameter(torch.zeros(streams))
         self.scale = nn.Parameter(torch.ones(1))
 
-    def forward(self, x_BTNd: Tensor) -> Tensor:
-        mixed = scaled_projection(x_BTNd, self.fn, self.norm_eps)
-        pre = torch.sigmoid(mixed * self.scale + self.base) + self.hc_eps
-        return collapse(x_BTNd, pre)
+    def forward(self, x_BTNd: Tensor, norm: RMSNorm) -> Tensor:
+        site = Site(self.fn, self.base, self.scale, norm.weight, 0, self.hc_eps, self.norm_eps)
+        return read_out(x_BTNd, site)

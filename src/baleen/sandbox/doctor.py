@@ -28,6 +28,20 @@ class Check(NamedTuple):
     remedy: str | None
 
 
+_REMEDIES = {
+    "privileged": "not needed; as root boxes have 65536 ids of their own and all limits",
+    "user_namespace": "sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0",
+    "namespaces": "run as root, or allow unprivileged user namespaces",
+    "mounts": "run as root, or allow mounts in user namespaces (AppArmor, container profile)",
+    "overlay": "modprobe overlay; ordinary users need Linux 5.11",
+    "proc": "unmask /proc in the outer container (docker: systempaths=unconfined)",
+    "landlock": "not needed; Linux 5.13 or newer with lsm=landlock",
+    "erofs_file": "not needed; Linux 6.12 or newer mounts image layers without loop devices",
+    "erofs_loop": "modprobe erofs loop; without it image layers are unpacked into folders",
+}
+"""What to do about a probe that fails, for every name that the binary's `probe` prints."""
+
+
 def checks() -> list[Check]:
     """Looks at this host; changes nothing on it."""
     found = [_linux()]
@@ -58,22 +72,14 @@ def _binary() -> Check:
 
 
 def _probed() -> list[Check]:
-    remedies = {
-        "privileged": "not needed; as root boxes have 65536 ids of their own and all limits",
-        "user_namespace": "sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0",
-        "namespaces": "run as root, or allow unprivileged user namespaces",
-        "mounts": "run as root, or allow mounts in user namespaces (AppArmor, container profile)",
-        "overlay": "modprobe overlay; ordinary users need Linux 5.11",
-        "proc": "unmask /proc in the outer container (docker: systempaths=unconfined)",
-        "landlock": "not needed; Linux 5.13 or newer with lsm=landlock",
-    }
     try:
         answers = probe()
     except (HostError, OSError, subprocess.SubprocessError) as error:
         return [Check("probe", False, str(error), "run the binary's `probe` by hand")]
+    found = ((name, answer, _REMEDIES[name]) for name, answer in answers.items())
     return [
-        Check(name, answer == "ok", answer, None if answer == "ok" else remedies.get(name))
-        for name, answer in answers.items()
+        Check(name, answer == "ok", answer, None if answer == "ok" else remedy)
+        for name, answer, remedy in found
     ]
 
 

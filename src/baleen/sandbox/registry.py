@@ -178,7 +178,8 @@ class Registry:
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
         self._alive[box.id] = self._by_request[request] = box
-        self._spares.replace(spec, cell.rootfs)
+        if not spec.one_off:
+            self._spares.replace(spec, cell.rootfs)
         return box
 
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -245,7 +246,7 @@ class Registry:
             raise gone(box.id, box.ended or Cause.NODE_LOST)
         return box
 
-    async def commit(self, box_id: str, name: str | None) -> str:
+    async def snapshot(self, box_id: str, name: str | None) -> str:
         """Makes an image of what a box stands on and what it has written; returns the digest.
 
         Raises:
@@ -255,7 +256,7 @@ class Registry:
         box = self._living(box_id)
         if not self.privileged:
             raise UnsupportedError(
-                "committing a box needs an edge that runs as root", remedy="run as root"
+                "a snapshot of a box needs an edge that runs as root", remedy="run as root"
             )
         assert box.slot is not None
         uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
@@ -278,7 +279,7 @@ class Registry:
         box = self._living(box_id)
         if all(request in self._by_request for request in requests):
             return [self._by_request[request] for request in requests]
-        digest = await self.commit(box_id, None)
+        digest = await self.snapshot(box_id, None)
         spec = replace(box.spec, image=digest, workspace=None, toolkits=(), trajectory=None)
         made = await asyncio.gather(
             *(self.create(request, spec) for request in requests), return_exceptions=True

@@ -21,6 +21,7 @@ from .client import EdgeClient
 from .egress import network_to_wire
 from .errors import BoxGoneError
 from .files import Files
+from .images.base import Config
 from .remote import Remote
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
@@ -70,6 +71,7 @@ class Sandbox:
         job: str | None = None,
         labels: Mapping[str, str] | None = None,
         trajectory: str | os.PathLike[str] | None = None,
+        one_off: bool = False,
     ) -> Sandbox:
         """Makes a box.
 
@@ -91,6 +93,7 @@ class Sandbox:
             job: label by which boxes are reaped together.
             labels: anything, shown in listings.
             trajectory: where its log lies; by default under ``$BALEEN_HOME/logs``.
+            one_off: nobody will ask for its like; none is built ahead.
 
         Raises:
             UsageError: an argument cannot be right.
@@ -120,6 +123,7 @@ class Sandbox:
             job=job,
             labels=dict(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
+            one_off=one_off,
         )
         if Remote.from_environment() is None:
             check_offered(spec)
@@ -178,6 +182,11 @@ class Sandbox:
         async with _edge() as client:
             resumed: Sequence[str] = await client.ask("resume_job", job=job)
         return resumed
+
+    @property
+    def config(self) -> Config:
+        """What the image says of how commands run: variables, user, folder, entry point."""
+        return Config.from_data(self._about["config"])
 
     @property
     def trajectory(self) -> Path:
@@ -321,27 +330,18 @@ class Sandbox:
         """
         await self._ask("set_network", network=network_to_wire(network))
 
-    async def commit(self, name: str | None = None) -> str:
+    async def snapshot(self, name: str | None = None) -> str:
         """Makes an image of this box's files and returns its digest; ``name`` names it.
 
-        Its processes stand still meanwhile. Mounted folders, ``/proc``, ``/sys`` and ``/dev`` are
-        not part of it.
+        What was written becomes one more layer. Its processes stand still meanwhile. Mounted
+        folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
 
         Raises:
             UnsupportedError: the edge is an ordinary user's.
             BoxGoneError: the box has ended.
         """
-        digest: str = await self._ask("commit", name=name)
+        digest: str = await self._ask("snapshot", name=name)
         return digest
-
-    async def snapshot(self, name: str | None = None) -> str:
-        """Keeps this box's files as a layer; returns the image to create boxes of.
-
-        Raises:
-            UnsupportedError: the edge is an ordinary user's.
-            BoxGoneError: the box has ended.
-        """
-        return await self.commit(name)
 
     async def fork(self, n: int = 1) -> Sequence[Sandbox]:
         """Makes ``n`` boxes that begin with this one's files and limits.

@@ -207,8 +207,8 @@ class Client:
         box.idle_since = time.monotonic()
         return await box.link.file(message["op"], message["path"], **message["arguments"])
 
-    async def commit(self, message: Message) -> Any:
-        return await self._registry.commit(message["box"], message["name"])
+    async def snapshot(self, message: Message) -> Any:
+        return await self._registry.snapshot(message["box"], message["name"])
 
     async def fork(self, message: Message) -> Any:
         children = await self._registry.fork(message["box"], message["requests"])
@@ -310,7 +310,7 @@ _HANDLERS: dict[str, _Handler] = {
         "resize",
         "port",
         "file",
-        "commit",
+        "snapshot",
         "fork",
         "set_network",
         "pause",

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .backends import Backend
 from .files import FileInfo
+from .images.base import Config
 from .sandbox import Argv, Output
 from .sandbox import Process as AsyncProcess
 from .sandbox import Sandbox as AsyncSandbox
@@ -144,6 +145,10 @@ class Sandbox:
         return _wait(AsyncSandbox.resume_job(job))
 
     @property
+    def config(self) -> Config:
+        return self._box.config
+
+    @property
     def trajectory(self) -> Path:
         return self._box.trajectory
 
@@ -167,9 +172,6 @@ class Sandbox:
 
     def port(self, number: int) -> str:
         return _wait(self._box.port(number))
-
-    def commit(self, name: str | None = None) -> str:
-        return _wait(self._box.commit(name))
 
     def set_network(self, network: str | Allowlist) -> None:
         _wait(self._box.set_network(network))

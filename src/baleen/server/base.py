@@ -53,7 +53,7 @@ class Piece(NamedTuple):
 
     ids: Sequence[int]
     logprobs: Sequence[float] = ()
-    """One per id if asked for."""
+    """One per id if asked for; NaN where the upstream does not know it."""
     finish: str | None = None
     """``stop`` or ``length`` with the last piece."""
     cached_tokens: int | None = None

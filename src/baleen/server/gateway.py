@@ -203,7 +203,6 @@ class Gateway:
         telemetry.prompt_tokens_cached.add(answer.num_cached_tokens)
         telemetry.prefix_queries.add(num_prompt)
         telemetry.prefix_hits.add(answer.num_cached_tokens)
-        telemetry.generation_tokens.add(num_sampled)
         telemetry.think_tokens.add(answer.num_reasoning_tokens)
         telemetry.request_prompt.observe(num_prompt)
         telemetry.request_generated.observe(num_sampled)

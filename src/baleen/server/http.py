@@ -21,6 +21,7 @@ from baleen.server.doors.chat import ChatDoor
 from baleen.server.doors.completions import CompletionsDoor
 from baleen.server.doors.messages import MessagesDoor
 from baleen.server.doors.models import ModelsDoor
+from baleen.server.doors.page import PageDoor
 from baleen.server.doors.responses import ResponsesDoor
 from baleen.server.doors.tokens import TokensDoor
 from baleen.server.errors import (
@@ -39,6 +40,10 @@ from baleen.server.sse import KeepAlive
 _log = logging.getLogger(__name__)
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/metrics"})
 """Paths that need no key: they show numbers, never what was said."""
+
+_LINGER_S: Final = 1.0
+"""What a refused body may go on sending, so that its sender comes to read the refusal."""
+_IDLE_S: Final = 75.0
 
 Handle = Callable[[Call], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[int, dict[str, Any]], dict[str, Any]]
@@ -80,6 +85,7 @@ class HttpServer:
             "/v1/completions": Route("POST", completions.handle, completions.error_body),
             "/tokenize": Route("POST", tokens.tokenize, tokens.error_body),
             "/detokenize": Route("POST", tokens.detokenize, tokens.error_body),
+            "/": Route("GET", PageDoor().handle, models.error_body),
             "/v1/models": Route("GET", models.models, models.error_body),
             "/v1/models/": Route("GET", models.model, models.error_body),
             "/health": Route("GET", models.health, models.error_body),
@@ -120,8 +126,9 @@ class HttpServer:
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
         route = self._routes.get(request.path)
         if route is None:
-            parent = request.path.rpartition("/")[0] + "/"
-            route = self._routes.get(parent)
+            # Only models have names below their path.
+            is_model = request.path.startswith("/v1/models/")
+            route = self._routes["/v1/models/"] if is_model else None
         try:
             if route is None:
                 raise NoSuchPathError(
@@ -227,7 +234,15 @@ class _Listener(web.Server):
         self._limit, self._patience_s = limit, patience_s
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, self._limit, self._patience_s, loop=self._loop, access_log=None)
+        return _Connection(
+            self,
+            self._limit,
+            self._patience_s,
+            loop=self._loop,
+            access_log=None,
+            lingering_time=_LINGER_S,
+            keepalive_timeout=_IDLE_S,
+        )
 
 
 class _Connection(RequestHandler):

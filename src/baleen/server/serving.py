@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -10,7 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from baleen.errors import ConfigError, MissingExtraError
+import platformdirs
+
+from baleen.assets import nano_dir
+from baleen.errors import CheckpointError, MissingExtraError
+from baleen.protocol.errors import RevisionError
+from baleen.protocol.revision import detect_revision
 from baleen.server.base import Upstream
 from baleen.server.config import GatewayConfig
 
@@ -28,6 +34,8 @@ class ServeOptions:
     """Of the upstream: vllm, sglang, llama; auto asks it."""
     upstream_model: str | None = None
     """Name that the upstream knows the model by."""
+    upstream_key: str | None = None
+    """API key that the upstream asks for."""
     host: str = "127.0.0.1"
     port: int = 8000
     config: GatewayConfig = field(default_factory=GatewayConfig)
@@ -47,7 +55,7 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
         raise MissingExtraError(
             f"serving needs {error.name}", remedy="pip install 'baleen[serve]'"
         ) from error
-    upstream, tokenizer = _open(options)
+    upstream, tokenizer = await _open(options)
     server = HttpServer(Gateway(options.config, tokenizer, upstream))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -66,13 +74,54 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
         await server.stop()
 
 
-def _open(options: ServeOptions) -> tuple[Upstream, Any]:
+async def _open(options: ServeOptions) -> tuple[Upstream, Any]:
     if options.upstream is None:
         from baleen.server.upstreams.local import LocalUpstream
 
         local = LocalUpstream.load(options.model)
         return local, local.tokenizer
-    raise ConfigError("remote upstreams do not exist yet")
+    from baleen.server.upstreams.http_client import EngineClient
+    from baleen.server.upstreams.opening import open_upstream
+
+    tokenizer = _tokenizer(options.model)
+    client = EngineClient(
+        options.upstream,
+        api_key=options.upstream_key,
+        stall_timeout_s=options.config.stall_timeout_s,
+    )
+    try:
+        upstream = await open_upstream(
+            client,
+            tokenizer,
+            kind=options.kind,
+            revision=options.config.revision,
+            model=options.upstream_model,
+        )
+    except BaseException:
+        await client.close()
+        raise
+    return upstream, tokenizer
+
+
+def _tokenizer(model: str) -> Any:
+    """The tokenizer of a model folder.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    folder = nano_dir() if model == NANO else Path(model)
+    path = folder / "tokenizer.json" if folder.is_dir() else folder
+    if not path.is_file():
+        raise CheckpointError(
+            f"there is no tokenizer at {path}",
+            remedy="name the folder of the model that the upstream serves",
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for any defect
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
 def defaults_for(model: str) -> GatewayConfig:
@@ -81,4 +130,15 @@ def defaults_for(model: str) -> GatewayConfig:
     if model == NANO:
         # It was trained at this effort, and answers greedily.
         return replace(config, effort="low", forces_sampling=False, temperature=0.0)
-    return config
+    try:
+        return replace(config, revision=detect_revision(model).value)
+    except RevisionError:
+        return config
+
+
+def state_dir_for(model_name: str) -> Path:
+    """Where the turns of a model are kept; several gateways of one user may share it."""
+    home = os.environ.get("BALEEN_HOME")
+    base = Path(home) if home else Path(platformdirs.user_data_dir("baleen"))
+    name = "".join(char if char.isalnum() or char in "-._" else "_" for char in model_name)
+    return base / "serve" / (name.lstrip(".") or "model")

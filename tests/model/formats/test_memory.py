@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from baleen.model import ModelConfig
+from baleen.model import ModelConfig, Transformer
 from baleen.model.checkpoint import file_skeleton
 from baleen.model.formats.writer import Planned, write_folder
 
@@ -59,10 +59,20 @@ def write_empty(folder: Path, config: ModelConfig) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config.to_hf()))
     planned = [
-        Planned(name, dtype, shape, lambda dtype=dtype, shape=shape: torch.zeros(shape).to(dtype))
+        Planned(name, dtype, shape, lambda: torch.empty(0))
         for name, dtype, shape in file_skeleton(config, "fp4")
     ]
-    write_folder(folder, planned, SHARD_BYTES)
+    write_folder(folder, planned, SHARD_BYTES, hollow=True)
+
+
+@torch.no_grad()
+def test_hollow_files_take_no_disk_and_compute_zeros(tmp_path: Path) -> None:
+    write_empty(tmp_path / "hollow", CONFIG)
+    files = list((tmp_path / "hollow").glob("*.safetensors"))
+    assert sum(file.stat().st_size for file in files) > 100 << 20
+    assert sum(file.stat().st_blocks * 512 for file in files) < 1 << 20
+    model = Transformer.from_pretrained(tmp_path / "hollow", weights="mapped")
+    assert not model(torch.arange(5).unsqueeze(0)).any()
 
 
 @pytest.mark.parametrize("weights", ["decoded", "packed", "mapped"])

@@ -30,11 +30,11 @@ def make(store: Store, name: str, *contents: str) -> list[str]:
     return layers
 
 
-def note_box(home: Home, box_id: str, layers: list[str], cause: str | None = None) -> Path:
+def note_box(home: Home, box_id: str, layers: list[str]) -> Path:
     folder = home.boxes / box_id
     folder.mkdir(exist_ok=True)
     path = folder / "box.json"
-    path.write_text(json.dumps({"layers": layers, "cause": cause}))
+    path.write_text(json.dumps({"version": 1, "layers": layers}))
     return path
 
 
@@ -55,10 +55,10 @@ def test_an_unnamed_image_goes_and_a_shared_layer_stays(home: Home, store: Store
 
 def test_what_a_box_stands_on_stays_until_the_box_has_ended(home: Home, store: Store) -> None:
     layers = make(store, "a", "one", "two")
-    note_box(home, "b1", layers)
+    note = note_box(home, "b1", layers)
     store.untag("a")
     assert collect(home).layers == []
-    note_box(home, "b1", layers, "stopped")
+    note.unlink()
     assert sorted(collect(home).layers) == sorted(layers)
 
 
@@ -129,7 +129,7 @@ def test_creates_beside_collections_have_their_layers_or_fail_before(
                 lost.extend(x for x in rootfs.digests if not store.layer_path(x).exists())
                 time.sleep(0.002)
             taken_count[0] += 1
-            path.write_text(json.dumps({"layers": list(rootfs.digests), "cause": "stopped"}))
+            path.unlink()
 
     def clean() -> None:
         while time.monotonic() < until:

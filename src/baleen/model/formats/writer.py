@@ -41,11 +41,13 @@ def write_folder(
     tensors: Iterable[Planned],
     max_shard_bytes: int = MAX_SHARD_BYTES,
     written: Callable[[int], None] = lambda size_bytes: None,
+    hollow: bool = False,
 ) -> list[Path]:
     """Writes the weights of a model folder: one file, or shards and their index.
 
     Weight files that the folder held before and that are not replaced are removed. `written` is
-    told of each tensor's bytes.
+    told of each tensor's bytes. `hollow` files have real headers and holes for bodies: all their
+    numbers are zero and take no disk, for measuring what sizes alone do.
     """
     shards = _cut(list(tensors), max_shard_bytes)
     if len(shards) == 1:
@@ -55,7 +57,10 @@ def write_folder(
     partials = [folder / (name + PARTIAL) for name in names]
     try:
         for path, shard in zip(partials, shards, strict=True):
-            write_file(path, shard, written)
+            if hollow:
+                _write_hollow(path, shard)
+            else:
+                write_file(path, shard, written)
         _replace(folder, names, shards)
     finally:
         for path in partials:
@@ -67,7 +72,7 @@ def write_file(
     path: Path, shard: list[Planned], written: Callable[[int], None] = lambda size_bytes: None
 ) -> None:
     """One safetensors file. Wide elements come first, so that every tensor is aligned."""
-    ordered = sorted(shard, key=lambda tensor: -tensor.dtype.itemsize)
+    ordered = _aligned(shard)
     checksums = {tensor.name: 0 for tensor in ordered}
     reserved = len(_header(ordered, checksums)) + 10 * len(ordered)
     with path.open("wb") as file:
@@ -81,6 +86,17 @@ def write_file(
             written(len(view))
         file.seek(0)
         _write_header(file, ordered, checksums, reserved)
+
+
+def _write_hollow(path: Path, shard: list[Planned]) -> None:
+    ordered = _aligned(shard)
+    with path.open("wb") as file:
+        _write_header(file, ordered, {}, len(_header(ordered, {})))
+        file.truncate(file.tell() + sum(tensor.size_bytes for tensor in ordered))
+
+
+def _aligned(shard: list[Planned]) -> list[Planned]:
+    return sorted(shard, key=lambda tensor: -tensor.dtype.itemsize)
 
 
 def _header(tensors: list[Planned], checksums: dict[str, int]) -> bytes:

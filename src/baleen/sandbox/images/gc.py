@@ -103,15 +103,14 @@ class _Collector:
         return oldest
 
     def _held_by_boxes(self) -> list[str]:
-        """Layers of boxes that live, or may live: only a tombstone says that one does not."""
+        """Layers of boxes that live, or may live: the note goes with the box."""
         held: list[str] = []
         for path in self._home.boxes.glob("*/box.json"):
             try:
                 state = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
-            if state.get("cause") is None:
-                held += state.get("layers", [])
+            held += state.get("layers", [])
         return held
 
     def _cache_entry(self, path: Path, images: set[str], layers: set[str]) -> None:

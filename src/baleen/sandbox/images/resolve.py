@@ -100,7 +100,7 @@ def stack(lower: Image, upper: Image, name: str) -> Image:
 
 def rootfs_of(image: Image, home: Home) -> Rootfs:
     """What a box of an image is launched with."""
-    overlays = {o.at: o.lowers for o in _base_overlays(image.base, home)}
+    overlays = {o.at: o.lowers for o in base_overlays(image.base, home)}
     digests = tuple(layer.digest for layer in image.layers)
     if image.layers:
         store = Store(home.images)
@@ -147,7 +147,7 @@ def _cached_image(root: Path, digest: str) -> Image:
     return Store(root).image(digest)
 
 
-def _base_overlays(base: str | None, home: Home) -> list[Overlay]:
+def base_overlays(base: str | None, home: Home) -> list[Overlay]:
     if base is None:
         return []
     return host_overlays(home) if base == "host" else [Overlay("/", (base,))]

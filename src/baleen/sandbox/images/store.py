@@ -66,9 +66,9 @@ class Store:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in FOLDERS:
             (self.root / name).mkdir(mode=0o700, exist_ok=True)
-        self._write("version", VERSION.encode())
+        self.write("version", VERSION.encode())
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Writes a small file durably: readers see the old content or the new."""
         partial = self.new_partial()
         with partial.open("wb") as file:
@@ -171,9 +171,9 @@ class Store:
             if not self.has_layer(layer.digest):
                 raise ImageError(f"layer {short(layer.digest)} of the image is not in the store")
         if not _touch(self.root / "manifests" / digest):
-            self._write(f"manifests/{digest}", image.manifest())
+            self.write(f"manifests/{digest}", image.manifest())
         for name in names:
-            self._write(f"names/{quote(full_name(name), safe='')}", digest.encode())
+            self.write(f"names/{quote(full_name(name), safe='')}", digest.encode())
         return digest
 
     def image(self, digest: str) -> Image:
@@ -248,7 +248,7 @@ class Store:
         return digest if self.has_layer(digest) else None
 
     def note_converted(self, diff_id: str, digest: str) -> None:
-        self._write(f"converted/{diff_id}", digest.encode())
+        self.write(f"converted/{diff_id}", digest.encode())
 
 
 def full_name(name: str) -> str:

@@ -185,21 +185,29 @@ def walk(root: Node, prefix: bytes = b"") -> Iterator[tuple[bytes, Node]]:
             pending.append((path + b"/" + name, node.children[name]))
 
 
-def merge(lower: Node, upper: Node) -> Node:
-    """The tree that an overlay of two layers shows; shares nodes with both."""
-    root = Node(upper.mode, upper.uid, upper.gid, upper.mtime_ns, _plain(upper.xattrs))
+def merge(lower: Node, upper: Node, *, keep_marks: bool = False) -> Node:
+    """The tree that an overlay of two layers shows; shares nodes with both.
+
+    With ``keep_marks`` it still hides what both hide, for something that lies below.
+    """
+    kept = dict if keep_marks else _plain
+    root = Node(upper.mode, upper.uid, upper.gid, upper.mtime_ns, kept(upper.xattrs))
+    if keep_marks and lower.is_opaque:
+        root.xattrs[OPAQUE] = b"y"
     pending = [(lower if not upper.is_opaque else None, upper, root)]
     while pending:
         below, above, into = pending.pop()
         if below is not None:
             into.children.update(below.children)
         for name, node in above.children.items():
-            if node.is_whiteout:
+            if node.is_whiteout and not keep_marks:
                 into.children.pop(name, None)
             elif node.is_folder:
                 under = below.children.get(name) if below is not None else None
                 joins = under is not None and under.is_folder and not node.is_opaque
-                made = Node(node.mode, node.uid, node.gid, node.mtime_ns, _plain(node.xattrs))
+                made = Node(node.mode, node.uid, node.gid, node.mtime_ns, kept(node.xattrs))
+                if keep_marks and under is not None and (under.is_opaque or under.is_whiteout):
+                    made.xattrs[OPAQUE] = b"y"
                 into.children[name] = made
                 pending.append((under if joins else None, node, made))
             else:

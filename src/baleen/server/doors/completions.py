@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import aclosing
 from typing import Any
@@ -159,7 +160,7 @@ class _Run:
         if self.asked.top_logprobs is not None:
             choice["logprobs"] = {
                 "tokens": [self._vocabulary.text_of(number) for number in ids],
-                "token_logprobs": list(logprobs),
+                "token_logprobs": [None if math.isnan(x) else x for x in logprobs],
                 "top_logprobs": None,
                 "text_offset": [],
             }

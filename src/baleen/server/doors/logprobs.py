@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from baleen.server.answer import Answer
@@ -44,6 +45,6 @@ class LogprobWriter:
         return {
             "token": self._vocabulary.text_of(number),
             "token_id": number,
-            "logprob": logprob,
+            "logprob": None if math.isnan(logprob) else logprob,
             "bytes": list(self._vocabulary.bytes_of(number)),
         }

@@ -1,0 +1,1 @@
+"""Builds images from Dockerfiles, each step in a box. Begin with ``builder.py``."""

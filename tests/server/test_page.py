@@ -1,0 +1,54 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import Serve
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+
+
+async def dom_of(url: str, folder: Path, *more: str) -> str:
+    """The page's elements after its scripts have run."""
+    assert BROWSER is not None
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={folder}",
+        "--virtual-time-budget=4000",
+        "--window-size=1200,800",
+        *more,
+        "--dump-dom",
+        url,
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 90)
+    return out.decode()
+
+
+async def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(serve: Serve) -> None:
+    served = await serve("a</think>b")
+    response = await served.http.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "http://" not in response.text
+    assert "https://" not in response.text
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
+async def test_the_page_talks_and_shows_numbers(serve: Serve, tmp_path: Path) -> None:
+    served = await serve("A greeting.</think>Hello from the model")
+    dom = await dom_of(f"{served.url}/?ask=Hi+there", tmp_path)
+    for text in ("Hi there", "A greeting.", "Hello from the model", "stop · ", "scripted"):
+        assert text in dom, text
+    assert "<td>tokens sampled</td>" in dom
