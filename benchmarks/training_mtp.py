@@ -2,7 +2,7 @@
 
     python benchmarks/training_mtp.py --folder runs/mtp [--steps 400] [--measure-only]
 
-Trains a model of 1.5M parameters with its MTP block on the Python standard library's sources (goes
+Trains a model of 2.0M parameters with its MTP block on the Python standard library's sources (goes
 on from a snapshot in the folder), then continues held-out text greedily, plainly and with drafts of
 one to three tokens. The tokens must be the same; the figures are the share of drafts accepted, the
 tokens per forward pass of the model, and tokens per second. One thread. Writes
