@@ -120,7 +120,7 @@ def block_of(model: Transformer) -> MTPBlock:
 
 def new_draft_state(model: Transformer, batch_size: int = 1, kv_dtype: str = "fp32") -> State:
     """An empty past for the MTP block: a window, nothing else."""
-    shape = LayerShape(model.config.head_dim, 0, False, 0)
+    shape = LayerShape(model.config.head_dim, 0, False, 0, model.config.qk_rope_head_dim)
     return State([shape], model.config.sliding_window, batch_size, kv_dtype)
 
 

@@ -142,7 +142,11 @@ class Transformer(nn.Module):
     def new_state(
         self, batch_size: int = 1, kv_dtype: str = "fp32", max_len: int | None = None
     ) -> State:
-        """An empty past for `batch_size` sequences; a sequence longer than `max_len` is refused."""
+        """An empty past for `batch_size` sequences.
+
+        `kv_dtype` is "fp32", "bf16" or "fp8" (latents in fp8 with a bf16 rotary part, the indexer's
+        keys in fp4). With `max_len` all room is reserved at once, and a longer sequence refused.
+        """
         config = self.config
         shapes = [
             LayerShape(
@@ -150,6 +154,7 @@ class Transformer(nn.Module):
                 config.compress_ratios[layer],
                 kind is LayerKind.CSA,
                 config.index_head_dim if kind is LayerKind.CSA else 0,
+                config.qk_rope_head_dim,
             )
             for layer, kind in enumerate(config.layer_kinds)
         ]

@@ -20,7 +20,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from baleen.protocol.events import CallStart, ContentDelta, Event
+from baleen.protocol import tokens
+from baleen.protocol.events import CallStart, ContentDelta, Event, ReasoningDelta
 from baleen.protocol.turn import Turn
 from baleen.server.base import Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
@@ -278,6 +279,8 @@ class Answer:
         events = self._parser.feed(ids)
         if not events:
             return events
+        if self._vocabulary.dsml in ids or self._vocabulary.think_close in ids:
+            self._count_leaks(ids, events)
         if self._stops is not None:
             events = self._stops.cut(events)
         for event in events:
@@ -286,6 +289,15 @@ class Answer:
             elif type(event) is CallStart:
                 self._has_calls = True
         return events
+
+    def _count_leaks(self, ids: Sequence[int], events: Sequence[Event]) -> None:
+        """A marker token that comes out as text is a bug; text that spells one is not."""
+        spelled = b"".join(map(self._vocabulary.bytes_of, ids)).decode("utf-8", "replace")
+        for event in events:
+            if isinstance(event, ContentDelta | ReasoningDelta):
+                for marker in (tokens.DSML, tokens.THINK_CLOSE):
+                    if marker in event.text and marker not in spelled:
+                        self._gateway.telemetry.leaks.add()
 
     # --- the end -------------------------------------------------------------------------------
 

@@ -103,7 +103,8 @@ class Conversations:
 
 def _key_of_message(scope: str, message: Mapping[str, Any], index: int) -> str:
     calls = message.get("tool_calls")
-    first = calls[0].get("id") if isinstance(calls, list) and calls else None
+    call = calls[0] if isinstance(calls, list) and calls else None
+    first = call.get("id") if isinstance(call, Mapping) else None
     content = message.get("content")
     return _key(scope, first, content if isinstance(content, str) else "", index)
 
