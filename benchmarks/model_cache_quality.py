@@ -4,8 +4,8 @@
 
 The bundled model answers unseen look-up and arithmetic tasks with real sandboxes, greedily, its
 cache in fp32, bf16 and fp8 (keys of the indexer in fp4). In the fp32 run each choice of blocks is
-made a second time with the same keys in fp4; recall is the share of the fp32 choice that the fp4 one
-holds, over queries that see more blocks than they may keep. Prints and writes
+made a second time with the same keys in fp4; recall is the share of the fp32 choice that fp4 keys
+hold, over queries that see more blocks than they may keep. Prints and writes
 `benchmarks/results/model_cache_quality.csv`.
 """
 
