@@ -95,7 +95,13 @@ impl Key {
     /// Eight numbers from `i` on, a multiple of 8.
     #[inline(always)]
     pub unsafe fn load(&self, i: usize) -> F8 {
-        match self.kind {
+        self.load_of(self.kind, i)
+    }
+
+    /// The same, where the caller knows the kind when it is compiled.
+    #[inline(always)]
+    pub unsafe fn load_of(&self, kind: usize, i: usize) -> F8 {
+        match kind {
             FP32 => F8::load((self.codes as *const f32).add(i)),
             BF16 => F8::load_bf16((self.codes as *const u16).add(i)),
             FP8 if i < self.nope => {

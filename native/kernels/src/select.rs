@@ -1,6 +1,6 @@
 //! Scores of blocks and the choice of the best; see `kernels/select.py`.
 
-use crate::keys::{Key, Keys};
+use crate::keys::{Key, Keys, BF16, FP32, FP4};
 use crate::simd::F8;
 use crate::threads::{split, Shared};
 
@@ -70,7 +70,12 @@ unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: 
             let q = a.q.add(at * a.heads * a.width);
             let weights = a.weights.add(at * a.heads);
             if direct {
-                score_rows(q, weights, keys, base, seen, a.heads, a.width, &mut scores);
+                let score = match a.kind {
+                    FP32 => score_rows::<FP32>,
+                    BF16 => score_rows::<BF16>,
+                    _ => score_rows::<FP4>,
+                };
+                score(q, weights, keys, base, seen, a.heads, a.width, &mut scores);
             } else {
                 score_columns(q, weights, &columns, seen, a.heads, a.width, &mut scores);
             }
@@ -155,7 +160,7 @@ unsafe fn panel_heads<const H: usize>(
 }
 
 /// The same from rows as they lie in the cache, for one or few queries.
-unsafe fn score_rows(
+unsafe fn score_rows<const KIND: usize>(
     q: *const f32,
     weights: *const f32,
     keys: Keys,
@@ -167,17 +172,17 @@ unsafe fn score_rows(
 ) {
     let mut row = 0;
     while row + 2 <= seen {
-        pair_heads::<2>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
+        pair_heads::<2, KIND>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
         row += 2;
     }
     if row < seen {
-        pair_heads::<1>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
+        pair_heads::<1, KIND>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
     }
 }
 
 /// Scores of K keys, four heads at a time.
 #[inline(always)]
-unsafe fn pair_heads<const K: usize>(
+unsafe fn pair_heads<const K: usize, const KIND: usize>(
     q: *const f32,
     weights: *const f32,
     keys: Keys,
@@ -193,7 +198,7 @@ unsafe fn pair_heads<const K: usize>(
         let head = |i: usize| (h + i).min(heads - 1);
         let mut acc = [[F8::zero(); 4]; K];
         for at in (0..width).step_by(8) {
-            let k: [F8; K] = std::array::from_fn(|j| pair[j].load(at));
+            let k: [F8; K] = std::array::from_fn(|j| pair[j].load_of(KIND, at));
             for i in 0..4 {
                 let x = F8::load(q.add(head(i) * width + at));
                 for j in 0..K {
