@@ -347,6 +347,38 @@ def test_strict_tools_are_shown_closed() -> None:
     assert shown in encoded("api", [user("q")], tools=[tool])
 
 
+@pytest.mark.parametrize(
+    ("message", "options", "is_missing"),
+    [
+        (calls(("i", "f", "{}")), {}, True),
+        (calls(("i", "f", "{}")), {"tools": [TOOL]}, True),
+        (calls(("i", "f", "{}"), reasoning_content=""), {}, False),
+        (calls(("call_00_ET_i", "f", "{}")), {}, False),
+        (calls(("i", "f", "{}")), {"thinking": False}, False),
+        (says("a"), {}, False),
+    ],
+)
+def test_reasoning_that_did_not_come_back_is_named_or_refused(
+    message: dict[str, Any], options: dict[str, Any], is_missing: bool, caplog: Any
+) -> None:
+    given = [c["id"] for c in message.get("tool_calls", ())]
+    messages = [user("q"), message, *(result(call_id) for call_id in given)]
+    prompt = Encoder().encode(messages, **options)
+    assert prompt.missing_reasoning == ((1,) if is_missing else ())
+    assert ("messages[1]" in caplog.text) == is_missing
+    strict = Encoder(missing_reasoning="reject")
+    if not is_missing:
+        assert strict.encode(messages, **options).text == prompt.text
+        return
+    words = "The `reasoning_content` in the thinking mode must be passed back to the API."
+    with pytest.raises(MessageError, match=words) as caught:
+        strict.encode(messages, **options)
+    assert caught.value.index == 1
+    before = strict.encode(messages[:1], **options)
+    with pytest.raises(MessageError, match=words):
+        strict.extend(before, messages[1:])
+
+
 def test_the_internal_message_type_is_taken_too() -> None:
     assert encoded("api", [Message(Role.USER, "q")]) == encoded("api", [user("q")])
 

@@ -25,7 +25,7 @@ PROCESSES_OF_A_SPARE = 4
 
 def _why_not() -> str | None:
     try:
-        check_offered(BoxSpec(), "none")
+        check_offered(BoxSpec())
     except HostError as error:
         return str(error)
     return None

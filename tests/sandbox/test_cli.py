@@ -10,6 +10,8 @@ from pathlib import Path
 
 from baleen.sandbox.home import Home
 
+from .conftest import needs_privilege
+
 ENTRY = "from baleen.cli.sandbox import sandbox; sandbox()"
 
 
@@ -63,3 +65,20 @@ def test_reap_ends_the_boxes_of_a_job(host: Home) -> None:
     other = cli("run", "--keep", "--job", "day", "true").stderr.strip()
     assert set(cli("reap", "--job", "night").stdout.split()) == boxes
     assert [row["box"] for row in json.loads(cli("ps", "--json").stdout)] == [other]
+
+
+@needs_privilege
+def test_boxes_are_forked_paused_and_snapshotted_from_the_shell(host: Home) -> None:
+    box = cli("run", "-d", "--job", "j", "sh", "-c", "echo kept > /root/file").stderr.strip()
+    children = cli("fork", "-n", "2", box).stdout.split()
+    assert len(children) == 2
+    assert cli("exec", children[1], "cat", "/root/file").stdout == "kept\n"
+    assert cli("pause", box).stdout == f"{box}\n"
+    states = {row["box"]: row["paused"] for row in json.loads(cli("ps", "--json").stdout)}
+    assert (states[box], states[children[0]]) == (True, False)
+    assert sorted(cli("resume", "--job", "j").stdout.split()) == sorted([box, *children])
+    image = cli("snapshot", box).stdout.strip()
+    assert cli("run", "--image", image, "cat", "/root/file").stdout == "kept\n"
+    assert cli("pause").returncode != 0
+    assert cli("rm", box, *children).returncode == 0
+    assert "close" in cli("logs", "-f", box).stdout

@@ -12,8 +12,9 @@ import shutil
 import signal
 import sys
 import termios
+import time
 import tty
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +25,10 @@ import click
 from baleen.errors import UsageError
 from baleen.sandbox import Process, RunResult, Sandbox
 from baleen.sandbox.home import Home
-from baleen.sandbox.trajectory import Record, read
+from baleen.sandbox.trajectory import Kind, Record, read
 
 T = TypeVar("T")
+FOLLOW_EVERY_S = 0.2
 COMMAND = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -215,7 +217,7 @@ def ps(as_json: bool) -> None:
     click.echo(f"{'BOX':20}{'IMAGE':24}{'JOB':16}{'CREATED':22}STATE")
     for box in boxes:
         created = datetime.fromtimestamp(box["created_at"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        state = "busy" if box["busy"] else "idle"
+        state = "paused" if box["paused"] else "busy" if box["busy"] else "idle"
         click.echo(
             f"{box['box']:20}{box['image'][:23]:24}{box['job'] or '-':16}{created:22}{state}"
         )
@@ -223,14 +225,23 @@ def ps(as_json: bool) -> None:
 
 @sandbox.command()
 @click.option("--json", "as_json", is_flag=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the box ends.")
 @click.argument("box_or_file")
-def logs(box_or_file: str, as_json: bool) -> None:
+def logs(box_or_file: str, as_json: bool, follow: bool) -> None:
     """Show a box's trajectory; also of one that has ended, or any log file."""
     path = Path(box_or_file)
     if not path.is_file():
         path = _log_of(box_or_file)
-    for record in read(path):
-        click.echo(json.dumps(_as_data(record)) if as_json else _as_line(record))
+    seen = -1
+    kind = None
+    while True:
+        for record in read(path):
+            if record.seq > seen:
+                seen, kind = record.seq, record.kind
+                click.echo(json.dumps(_as_data(record)) if as_json else _as_line(record))
+        if not follow or kind is Kind.CLOSE:
+            return
+        time.sleep(FOLLOW_EVERY_S)
 
 
 def _log_of(box: str) -> Path:
@@ -288,6 +299,71 @@ def cp(source: str, target: str) -> None:
     _now(work())
 
 
+async def _with(box_id: str, work: Callable[[Sandbox], Coroutine[Any, Any, T]]) -> T:
+    """Does something with a living box and lets go of it."""
+    box = await Sandbox.attach(box_id)
+    try:
+        return await work(box)
+    finally:
+        await box.detach()
+
+
+@sandbox.command()
+@click.option("--name", help="Name the image.")
+@click.argument("box")
+def snapshot(box: str, name: str | None) -> None:
+    """Keep a box's files as an image; print its digest."""
+    click.echo(_now(_with(box, lambda found: found.snapshot(name))))
+
+
+@sandbox.command()
+@click.option("-n", "count", type=click.IntRange(1), default=1, show_default=True)
+@click.argument("box")
+def fork(box: str, count: int) -> None:
+    """Make boxes that begin with a box's files; print their ids."""
+
+    async def work(found: Sandbox) -> list[str]:
+        children = await found.fork(count)
+        for child in children:
+            await child.detach()
+        return [child.id for child in children]
+
+    for child in _now(_with(box, work)):
+        click.echo(child)
+
+
+@sandbox.command()
+@click.option("--job", help="Every box of this job.")
+@click.argument("boxes", nargs=-1)
+def pause(boxes: tuple[str, ...], job: str | None) -> None:
+    """Stop the processes of boxes where they are."""
+    _each(boxes, job, Sandbox.pause, Sandbox.pause_job)
+
+
+@sandbox.command()
+@click.option("--job", help="Every box of this job.")
+@click.argument("boxes", nargs=-1)
+def resume(boxes: tuple[str, ...], job: str | None) -> None:
+    """Let paused boxes go on."""
+    _each(boxes, job, Sandbox.resume, Sandbox.resume_job)
+
+
+def _each(
+    boxes: tuple[str, ...],
+    job: str | None,
+    one: Callable[[Sandbox], Coroutine[Any, Any, None]],
+    all_of: Callable[[str], Coroutine[Any, Any, Sequence[str]]],
+) -> None:
+    if bool(boxes) == (job is not None):
+        raise UsageError("name boxes, or a job with --job")
+    if job is not None:
+        for box in _now(all_of(job)):
+            click.echo(box)
+    for box in boxes:
+        _now(_with(box, one))
+        click.echo(box)
+
+
 @sandbox.command()
 @click.argument("boxes", nargs=-1, required=True)
 def rm(boxes: tuple[str, ...]) -> None:
@@ -307,3 +383,33 @@ def reap(job: str | None) -> None:
     """End every box of a job, or every box that no client holds."""
     for box in _now(Sandbox.reap(job)):
         click.echo(box)
+
+
+@sandbox.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=7780, show_default=True, help="0 picks a free one.")
+@click.option("--cert", type=click.Path(exists=True), help="TLS certificate; needs --key.")
+@click.option("--key", type=click.Path(exists=True))
+def serve(host: str, port: int, cert: str | None, key: str | None) -> None:
+    """Serve boxes to other machines; the token is BALEEN_SANDBOX_TOKEN or a new one."""
+    import secrets
+    import ssl
+
+    from baleen.sandbox.edge import Listen, main
+
+    token = os.environ.get("BALEEN_SANDBOX_TOKEN") or secrets.token_urlsafe(32)
+    tls = None
+    if cert is not None and key is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(cert, key)
+    elif host not in ("127.0.0.1", "localhost", "::1"):
+        click.echo("warning: without --cert the token and all data travel in the clear", err=True)
+
+    def announce(number: int) -> None:
+        scheme = "http" if tls is None else "https"
+        click.echo(f"export BALEEN_SANDBOX_URL={scheme}://{host}:{number}")
+        if "BALEEN_SANDBOX_TOKEN" not in os.environ:
+            click.echo(f"export BALEEN_SANDBOX_TOKEN={token}")
+        sys.stdout.flush()
+
+    sys.exit(main(Listen(host, port, token, tls, announce)))

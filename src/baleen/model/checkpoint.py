@@ -172,7 +172,8 @@ def _check_names(reader: Reader, targets: dict[str, Tensor]) -> None:
     """Compares names before anything is read, and says all that is wrong at once."""
     has_draft = any(name.startswith("mtp.") for name in targets)
     found = {name for name in reader if has_draft or not name.startswith("mtp.")}
-    unexpected = [n for n in reader if n in found - targets.keys() and not MTP_COPIES.fullmatch(n)]
+    strange = found - targets.keys()
+    unexpected = [n for n in reader if n in strange and not MTP_COPIES.fullmatch(n)]
     missing = sorted(targets.keys() - found)
     complaints = []
     if missing:

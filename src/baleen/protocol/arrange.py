@@ -84,9 +84,20 @@ def last_user(turns: Sequence[Message]) -> int:
     return -1
 
 
-def drop_reasoning(turns: Sequence[Message]) -> list[Message]:
+def last_user_v41(turns: Sequence[Message]) -> int:
+    """As :func:`last_user`; later system turns count too, turns of nothing but results do not."""
+    for place in range(len(turns) - 1, -1, -1):
+        turn = turns[place]
+        is_asked = turn.role is Role.SYSTEM and place > 0
+        if turn.role in (Role.USER, Role.DEVELOPER) or is_asked:
+            if turn.blocks and all(block.call_id is not None for block in turn.blocks):
+                continue
+            return place
+    return -1
+
+
+def drop_reasoning(turns: Sequence[Message], last: int) -> list[Message]:
     """Forget, before the last user turn, what assistants thought and all developer turns."""
-    last = last_user(turns)
     kept: list[Message] = []
     for place, turn in enumerate(turns):
         if place >= last:

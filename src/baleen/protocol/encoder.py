@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+from baleen.errors import UsageError
 from baleen.protocol import tokens
 from baleen.protocol.api_rules import check_prefix, check_request
 from baleen.protocol.cache_break import find_cache_break
@@ -21,6 +23,8 @@ from baleen.protocol.segments import SegmentWriter
 from baleen.protocol.tool_choice import ChoiceMode, ToolChoice, read_tool_choice
 from baleen.protocol.tools import Tool, read_tools
 
+_LOG: Final = logging.getLogger(__name__)
+
 Restore = Callable[[Sequence[Message]], Sequence[Message]]
 
 
@@ -30,10 +34,18 @@ class Encoder:
     ``image_token`` is the placeholder for images. V4.1 has one; of the earlier models only the
     experimental vision model has, and it must be given here. Without one, an image is said to be
     unsupported, in words.
+
+    ``missing_reasoning`` is what to do when a thinking turn that called tools came back without
+    the field: ``"fill"`` writes it as empty and names it in the prompt's ``missing_reasoning``,
+    ``"reject"`` refuses the request as the API can. Call ids with ``ET_`` say that it had none.
     """
 
     def __init__(
-        self, revision: str = "0731", flavor: str = "api", image_token: str | None = None
+        self,
+        revision: str = "0731",
+        flavor: str = "api",
+        image_token: str | None = None,
+        missing_reasoning: str = "fill",
     ) -> None:
         try:
             self.revision = Revision(revision)
@@ -48,6 +60,11 @@ class Encoder:
             raise RevisionError(
                 f"unknown encoder flavor {flavor!r}", remedy="use api or checkpoint"
             ) from error
+        if missing_reasoning not in ("fill", "reject"):
+            raise UsageError(
+                f"missing_reasoning {missing_reasoning!r} is unknown", remedy="use fill or reject"
+            )
+        self._rejects = missing_reasoning == "reject"
         has_images = self.revision is Revision.V41
         self._image_token = image_token or (tokens.IMAGE if has_images else None)
 
@@ -95,6 +112,7 @@ class Encoder:
         if self.flavor is Flavor.API and read[-1].is_prefix and not continue_final:
             check_prefix(read, declared, response_format)
         read = _mark_continuation(read if restore is None else restore(read), continue_final)
+        missing = self._missing_reasoning(read) if thinking else ()
         start = _start(read[-1], thinking)
         forces_block = choice.forces and not thinking and start is None
         shown = _shown(declared, choice, only_chosen=forces_block)
@@ -132,12 +150,36 @@ class Encoder:
             request=Request(read, options, layout),
             marks=out.marks,
             sampled=out.sampled,
+            missing_reasoning=missing,
         )
         return prompt if previous is None else _compared(previous, prompt)
 
+    def _missing_reasoning(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        missing = tuple(
+            message.index
+            for message in messages
+            if message.calls
+            and message.reasoning is None
+            and message.replay is None
+            and not any("ET_" in call.id for call in message.calls)
+        )
+        if missing and self._rejects:
+            raise MessageError(
+                "The `reasoning_content` in the thinking mode must be passed back to the API.",
+                index=missing[0],
+                field="reasoning_content",
+            )
+        if missing:
+            _LOG.warning(
+                "messages%s called tools and came back without reasoning_content: the model is"
+                " shown that it thought nothing",
+                list(missing),
+            )
+        return missing
+
     @property
     def _has_api_layout(self) -> bool:
-        return self.flavor is Flavor.API or self.revision is Revision.V41
+        return self.flavor is Flavor.API
 
     def extend(
         self, prompt: Prompt, messages: Sequence[Any], restore: Restore | None = None
@@ -163,6 +205,7 @@ class Encoder:
             return self.encode(everything, previous=prompt, restore=restore, **request.options)
         if restore is not None:
             read = restore([*_since_last_answer(prompt), *read])[-len(read) :]
+        missing = self._missing_reasoning(read) if prompt.thinking else ()
         if self.flavor is Flavor.API:
             check_request(read, (), None)
         out = SegmentWriter()
@@ -175,6 +218,7 @@ class Encoder:
             request=replace(request, messages=read),
             marks=out.marks,
             sampled=out.sampled,
+            missing_reasoning=(*prompt.missing_reasoning, *missing),
             _ids={},
         )
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from baleen.protocol import jsontext, tokens
-from baleen.protocol.arrange import drop_reasoning, last_user, merge, sort_results
+from baleen.protocol.arrange import (
+    drop_reasoning,
+    last_user,
+    last_user_v41,
+    merge,
+    sort_results,
+)
 from baleen.protocol.layout import (
     Layout,
     write_header,
@@ -18,8 +25,11 @@ from baleen.protocol.layout import (
 )
 from baleen.protocol.markup import write_block_opener, write_calls, write_tools
 from baleen.protocol.message import Message, Role
+from baleen.protocol.revision import Revision
 from baleen.protocol.segments import SegmentWriter
 from baleen.protocol.tools import read_tools
+
+_ASKING: Final = (Role.USER, Role.DEVELOPER)
 
 
 def write_checkpoint(out: SegmentWriter, messages: Sequence[Message], layout: Layout) -> None:
@@ -28,8 +38,11 @@ def write_checkpoint(out: SegmentWriter, messages: Sequence[Message], layout: La
     sort_results(turns)
     drops = not (layout.keep_reasoning or layout.tools or any(turn.tools for turn in turns))
     if layout.thinking and drops:
-        turns = drop_reasoning(turns)
+        turns = drop_reasoning(turns, _last_user(turns, layout))
     out.special(tokens.BOS)
+    leads = bool(layout.effort_text) or (bool(turns) and turns[0].role is Role.SYSTEM)
+    if leads and layout.revision is Revision.V41:
+        out.special(tokens.SYSTEM)
     out.text(layout.effort_text)
     _write_turns(out, turns, None, layout, drops=drops)
 
@@ -51,7 +64,7 @@ def _write_turns(
     *,
     drops: bool,
 ) -> None:
-    last = last_user(turns)
+    last = _last_user(turns, layout)
     for place, turn in enumerate(turns):
         out.mark(turn.index, turn.role)
         previous = turns[place - 1] if place else before
@@ -59,11 +72,16 @@ def _write_turns(
         thinks = layout.thinking and (not drops or place > last)
         _write_turn(out, turn, previous, layout, thinks=thinks)
         if following is None or following.role in (Role.ASSISTANT, Role.REMINDER):
-            _write_transition(
-                out, turn, layout, thinks=thinks or (layout.thinking and place == last)
-            )
+            asks = previous is not None and layout.revision is Revision.V41
+            if turn.task is not None or turn.role in _ASKING or (asks and turn.role is Role.SYSTEM):
+                opens = thinks or (layout.thinking and place == last)
+                write_header(out, turn, layout, thinking=opens)
             if following is None and layout.force_block:
                 write_block_opener(out, layout.dialect)
+
+
+def _last_user(turns: Sequence[Message], layout: Layout) -> int:
+    return last_user_v41(turns) if layout.revision is Revision.V41 else last_user(turns)
 
 
 def _with_front(messages: Sequence[Message], layout: Layout) -> Sequence[Message]:
@@ -86,6 +104,8 @@ def _write_turn(
     else:
         if turn.role is Role.DEVELOPER:
             out.special(tokens.USER)
+        elif previous is not None and layout.revision is Revision.V41:
+            out.special(tokens.SYSTEM)
         write_text(out, turn.content, turn.images)
         if previous is None:
             write_suffixes(out, layout)
@@ -117,8 +137,3 @@ def _write_own_suffixes(out: SegmentWriter, turn: Message, layout: Layout) -> No
         write_tools(out, lines, layout.dialect)
     if turn.response_format:
         write_response_format(out, jsontext.dumps(turn.response_format))
-
-
-def _write_transition(out: SegmentWriter, turn: Message, layout: Layout, *, thinks: bool) -> None:
-    if turn.task is not None or turn.role in (Role.USER, Role.DEVELOPER):
-        write_header(out, turn, layout, thinking=thinks)

@@ -87,7 +87,10 @@ def write_calls(
 ) -> None:
     """Write the calls of an earlier turn in the order given."""
     is_api_v4 = flavor is Flavor.API and dialect is _V4
-    parameters_of = _checkpoint_parameters if flavor is Flavor.CHECKPOINT else _api_parameters
+    parameters_of = _api_parameters
+    if flavor is Flavor.CHECKPOINT:
+        is_v4 = dialect is _V4
+        parameters_of = _checkpoint_parameters if is_v4 else _checkpoint_v41_parameters
     dumps = jsontext.dumps_api if is_api_v4 else jsontext.dumps
     segments: list[Segment] = [("\n\n<", False), _DSML_SEGMENT]
     before = f"{dialect.block}>\n"
@@ -134,6 +137,18 @@ def _api_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool, str]]
     if not isinstance(value, dict):
         return [("arguments", True, text)]
     return _parameters(value, dumps)
+
+
+def _checkpoint_v41_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool, str]]:
+    """This encoder takes objects, JSON of objects, and JSON strings that hold such JSON."""
+    value: Any = call.arguments if call.given_as_object is None else call.given_as_object
+    for _ in range(2):
+        if isinstance(value, str):
+            try:
+                value = jsontext.loads_checkpoint(value)
+            except ValueError:
+                break
+    return _parameters(value if isinstance(value, dict) else {"arguments": call.arguments}, dumps)
 
 
 def _checkpoint_parameters(call: ToolCall, dumps: Dumps) -> list[tuple[str, bool, str]]:

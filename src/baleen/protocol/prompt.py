@@ -45,6 +45,8 @@ class Prompt:
     """Which of the new segments each message starts with."""
     sampled: Sequence[Sampled] = ()
     """Runs of the new segments whose ids are known because they were sampled."""
+    missing_reasoning: tuple[int, ...] = ()
+    """Messages that called tools and came back without the field; shown as empty reasoning."""
     _ids: dict[SegmentEncoder, list[int]] = field(default_factory=dict, repr=False, compare=False)
     cache_break_reason: str | None = None
     """Why this is not the continuation of the prompt it was to continue; None if it is."""

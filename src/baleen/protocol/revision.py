@@ -100,7 +100,8 @@ def effort_prefix(revision: Revision, flavor: Flavor, effort: Effort) -> str:
     elif flavor is Flavor.API:
         level = _API_LEVELS.get(effort, effort)
     else:
-        level = effort
+        # V4.1's encoder alone has a third name for its default.
+        level = "high" if (revision, effort) == (Revision.V41, "xhigh") else effort
     if level not in levels:
         known = [*_API_LEVELS, "none"] if flavor is Flavor.API else list(levels)
         known = [name for name in known if _API_LEVELS.get(name, "high") in levels]

@@ -42,13 +42,13 @@ def run_grpo(folder: Path, config: GRPOConfig, workers: int, say: Say) -> None:
 
 
 def ship(folder: Path, target: Path) -> None:
-    """Makes a model folder of the trained policy: bf16 weights, tokenizer, curves."""
+    """Makes a model folder of the trained policy: weights as released, tokenizer, curves."""
     import torch
 
     from baleen.model import Transformer
 
     model = Transformer.from_pretrained(folder / "rl", dtype=torch.float32)
-    model.save_pretrained(target, format="bf16")
+    model.save_pretrained(target, format="fp4")
     shutil.copy2(folder / "tokenizer.json", target / "tokenizer.json")
     facts = {"observation_revision": REVISION, "encoder_revision": "0731", "effort": "low"}
     (target / "training.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")

@@ -37,6 +37,7 @@ class AgentLink:
         self._link = Link(self._receive, self._lost)
         self._operations: dict[int, _Operation] = {}
         self._on_gone = on_gone
+        self._on_accept: Callable[[int], None] | None = None
         self._hello: asyncio.Future[Message] | None = None
         self._count = _FIRST_CONNECTION  # commands carry their log record's seq, which is smaller
         self.pid = 0
@@ -136,6 +137,24 @@ class AgentLink:
         await asyncio.sleep(0)  # the task has sent its request
         return op, task
 
+    async def listen(self, port: int, on_accept: Callable[[int], None]) -> None:
+        """Opens a port of the box's loopback; its connections are told by their numbers.
+
+        Raises:
+            BoxFileError: the port is taken.
+        """
+        self._on_accept = on_accept
+        self._count += 1
+        answer = await self._operate(
+            self._count, {"t": "listen", "op": self._count, "port": port}, None
+        )
+        if "error" in answer:
+            raise BoxFileError(f"port {port} of the box: {answer['error']}", errno=answer["errno"])
+
+    def take(self, op: int, on_data: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        """Takes what comes on an accepted connection."""
+        self._operations[op] = _Operation(lambda _: on_end(), lambda _, data: on_data(data))
+
     def disconnect(self, op: int) -> None:
         self._link.send({"t": "cancel", "op": op})
 
@@ -157,6 +176,9 @@ class AgentLink:
         if kind == "hello" and self._hello is not None and not self._hello.done():
             self._hello.set_result(message)
         op = message.get("op", -1)
+        if kind == "accepted" and self._on_accept is not None:
+            self._on_accept(op)
+            return
         operation = self._operations.get(op)
         if operation is None:
             return

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .binary import box_binary
 from .errors import HostError, UnsupportedError
-from .spec import Allowlist, BoxSpec
+from .spec import BoxSpec
 
 NEEDED_PROBES = ("namespaces", "mounts", "overlay", "proc")
 
@@ -72,7 +72,7 @@ def _container() -> Backend:
     capabilities: dict[str, object] = {
         "privileged": root,
         "users": "65536 ids of its own" if root else "one id: the caller's",
-        "network": ["none"],
+        "network": ["none", "public", "allowlist"],
         "images": ["host", "directory"],
         "disk": "tmpfs of disk_mb; what is written counts as memory of the box",
         "mounts": ["ro", "rw"],
@@ -105,11 +105,11 @@ def _by_program(name: str, program: str, device: str | None = None) -> Backend:
     return Backend(name, False, f"{program} is here, its driver is not available yet")
 
 
-def check_offered(spec: BoxSpec, network: str | Allowlist) -> None:
+def check_offered(spec: BoxSpec) -> None:
     """Refuses what this host or version does not offer.
 
     Raises:
-        UnsupportedError: a backend or network mode that is not available, with the reason.
+        UnsupportedError: a backend that is not available, with the reason.
         HostError: containers cannot run on this host.
     """
     if spec.backend not in ("container", "function"):
@@ -117,13 +117,6 @@ def check_offered(spec: BoxSpec, network: str | Allowlist) -> None:
         raise UnsupportedError(
             f"backend {spec.backend!r}: {chosen.reason}", remedy='use backend="container"'
         )
-    if network != "none":
-        shown = (
-            f"allowlist of {len(network.hosts)} hosts"
-            if isinstance(network, Allowlist)
-            else repr(network)
-        )
-        raise UnsupportedError(f"network {shown} is not available yet", remedy='use network="none"')
     container = _container()
     if not container.available:
         raise HostError(

@@ -23,6 +23,7 @@ from baleen.errors import SandboxError
 
 from .agentlink import AgentLink, OnOutput
 from .blobs import INLINE_BYTES, fetch, keep
+from .egress import Egress, network_from_wire, proxy_environment
 from .errors import (
     BoxBusyError,
     BoxGoneError,
@@ -84,6 +85,8 @@ class Box:
         """Where its overlays are mounted, in the order of their upper layers."""
         self.created_at = time.time()
         self.ended: Cause | None = None
+        self.network: str | list[str] = "none"
+        """What the log says it may reach."""
         self.is_paused = False
         self.clients = 0
         self.idle_since = time.monotonic()
@@ -91,6 +94,7 @@ class Box:
         self._executor = executor
         self._running = 0
         self._uses: dict[str, Use] = {}
+        self._egress: Egress | None = None
         self._ports: dict[int, tuple[PortForward, int]] = {}
 
     @property
@@ -131,7 +135,9 @@ class Box:
         """Rebuilds the table of keys from the log."""
         by_seq: dict[int, Use] = {}
         for record in records:
-            if record.kind is Kind.INTENT and record.key is not None:
+            if record.kind is Kind.NET_POLICY:
+                self.network = record.payload["network"]
+            elif record.kind is Kind.INTENT and record.key is not None:
                 payload = record.payload
                 use = Use(record.key, payload["digest"], record.seq, payload["job"])
                 self._uses[record.key] = by_seq[record.seq] = use
@@ -234,9 +240,10 @@ class Box:
         if self.link is None or self.ended is not None:
             self._end(use, self._in_doubt(use))
             return
-        self.link.execute(
-            use.intent_seq, use.job, lambda end: self._came_back(use, end), use.on_output
-        )
+        job = use.job
+        if self._egress is not None and self._egress.network != "none":
+            job = {**job, "env": {**proxy_environment(), **(job.get("env") or {})}}
+        self.link.execute(use.intent_seq, job, lambda end: self._came_back(use, end), use.on_output)
         use.dispatched.set()
         if (timeout_ms := use.job.get("timeout_ms")) is not None and use.is_running:
             delay_s = timeout_ms / 1000 + GRACE_S
@@ -382,6 +389,26 @@ class Box:
             link, op = running
             link.signal(op, number)
 
+    async def set_network(self, network: str | list[str]) -> None:
+        """Switches what the box may reach; in the log before it holds.
+
+        Raises:
+            BoxFileError: a program of the box has taken the proxy's port.
+        """
+        await self.append(Kind.NET_POLICY, {"network": network})
+        await self.open_network(network)
+
+    async def open_network(self, network: str | list[str]) -> None:
+        """Makes a policy hold; a box that may reach nothing gets no proxy at all."""
+        if self.link is None or self.ended is not None:
+            raise gone(self.id, self.ended or Cause.NODE_LOST)
+        policy = network_from_wire(network)
+        if self._egress is not None:
+            self._egress.switch(policy)
+        elif policy != "none":
+            self._egress = Egress(self.link, policy)
+            await self._egress.start()
+
     async def forward(self, port: int) -> int:
         """Returns the port of the host's loopback that leads to a port of the box."""
         if self.link is None or self.ended is not None:
@@ -392,7 +419,9 @@ class Box:
         return self._ports[port][1]
 
     def stop_forwards(self) -> None:
-        """Closes every forwarded port."""
+        """Closes every forwarded port and every connection to the outside."""
+        if self._egress is not None:
+            self._egress.cut()
         for forward, _ in self._ports.values():
             forward.stop()
         self._ports.clear()

@@ -253,6 +253,7 @@ class Cells:
         """Ends the launcher; boxes live on."""
         if self._launcher is not None:
             await self._launcher.stop()
+        self.sweep_groups()
 
 
 def first_id(slot: int) -> int:

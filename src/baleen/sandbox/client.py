@@ -23,6 +23,7 @@ from .binary import box_binary
 from .errors import EdgeError, HostError, from_wire
 from .frames import Link, Message
 from .home import Home
+from .remote import Remote
 from .server import PROTOCOL
 
 START_TIMEOUT_S = 15.0
@@ -46,6 +47,7 @@ class EdgeClient:
 
     def __init__(self, home: Home | None = None) -> None:
         self._home = home or Home.default()
+        self._remote = Remote.from_environment()
         self._link: Link | None = None
         self._requests: dict[int, _Request] = {}
         self._count = 0
@@ -96,9 +98,12 @@ class EdgeClient:
         async with self._connecting:
             if self._link is not None and self._link.is_open:
                 return
-            sock = await self._reach()
             link = Link(self._receive, self._lost)
-            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
+            if self._remote is not None:
+                await self._remote.connect(link)
+            else:
+                sock = await self._reach()
+                await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
             self._link = link
             await self._greet()
             for hold in self._holds.values():
@@ -108,6 +113,12 @@ class EdgeClient:
         hello = await self._ask_once("hello", None, {"protocol": PROTOCOL, "version": __version__})
         if hello["protocol"] == PROTOCOL and hello["version"] == __version__:
             return
+        if self._remote is not None:
+            raise EdgeError(
+                f"the edge at {self._remote.host} is version {hello['version']}, this is "
+                f"{__version__}",
+                remedy="install the same version on both sides",
+            )
         if hello["boxes"]:
             raise EdgeError(
                 f"the edge {hello['pid']} of {hello['package']} is version {hello['version']}, "

@@ -12,7 +12,10 @@ import fcntl
 import logging
 import os
 import signal
+import ssl
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from baleen.errors import SandboxError
@@ -20,6 +23,8 @@ from baleen.errors import SandboxError
 from .backends import is_privileged
 from .binary import box_binary
 from .cgroups import NEEDED, Groups, find_groups
+from .door import open_door
+from .errors import EdgeError
 from .home import Home
 from .launcher import Launcher
 from .registry import Registry
@@ -33,6 +38,17 @@ TICK_S = 0.5
 _log = logging.getLogger("baleen.sandbox.edge")
 
 
+@dataclass(frozen=True)
+class Listen:
+    """Where an edge serves other machines."""
+
+    host: str
+    port: int
+    token: str
+    tls: ssl.SSLContext | None = None
+    announce: Callable[[int], None] = lambda port: None
+
+
 class Settings:
     """The edge's own settings, from ``BALEEN_SANDBOX_*``."""
 
@@ -40,6 +56,7 @@ class Settings:
         self.idle_exit_s = float(os.environ.get("BALEEN_SANDBOX_IDLE_EXIT_S", IDLE_EXIT_S))
         self.max_boxes = int(os.environ.get("BALEEN_SANDBOX_MAX_BOXES", MAX_BOXES))
         self.pool_size = int(os.environ.get("BALEEN_SANDBOX_POOL_SIZE", POOL_SIZE))
+        self.listen: Listen | None = None
         self.limits = os.environ.get("BALEEN_SANDBOX_LIMITS", "auto") != "off"
 
 
@@ -66,14 +83,25 @@ class Edge:
         _log.info(
             "edge %d serves %s, %s", os.getpid(), self._home.socket, registry.groups.description
         )
+        door = await self._open_door(server)
         try:
             await self._watch(registry, server)
         finally:
+            if door is not None:
+                door.close()
             self._home.socket.unlink(missing_ok=True)
             self._home.pid_file.unlink(missing_ok=True)
             listener.close()
             await registry.stop()
             registry.groups.release()
+
+    async def _open_door(self, server: Server) -> asyncio.Server | None:
+        listen = self._settings.listen
+        if listen is None:
+            return None
+        door = await open_door(server, listen.host, listen.port, listen.token, listen.tls)
+        listen.announce(door.sockets[0].getsockname()[1])
+        return door
 
     async def _start_registry(self) -> Registry:
         binary = box_binary()
@@ -113,7 +141,7 @@ class Edge:
                 await registry.expire()
             except SandboxError:
                 _log.exception("expiring boxes")
-            if server.has_clients or not registry.is_idle:
+            if server.has_clients or not registry.is_idle or self._settings.listen is not None:
                 last_used = loop.time()
             if loop.time() - last_used > self._settings.idle_exit_s:
                 return
@@ -129,8 +157,14 @@ async def _listen(path: Path, server: Server) -> asyncio.Server:
         os.umask(old)
 
 
-def main() -> int:
-    """Runs the edge unless this user's edge runs already."""
+def main(listen: Listen | None = None) -> int:
+    """Runs the edge unless this user's edge runs already.
+
+    Raises:
+        EdgeError: with ``listen``, where one runs already.
+    """
+    settings = Settings()
+    settings.listen = listen
     home = Home.default()
     home.prepare()
     logging.basicConfig(
@@ -140,9 +174,13 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if listen is not None:
+                raise EdgeError(
+                    f"an edge runs already under {home.root}", remedy="end it, or use another home"
+                ) from None
             return 0  # somebody was faster; the client finds that one's socket
         try:
-            asyncio.run(Edge(home, Settings()).run())
+            asyncio.run(Edge(home, settings).run())
         except SandboxError as error:
             print(f"{error.code}\n{error.message}\n{error.remedy or ''}", file=sys.stderr)
             return 1

@@ -101,14 +101,17 @@ class Registry:
             await self._admit(spec)
             rootfs = await self._cells.resolve(spec)
             cell = self._spares.take(spec, rootfs)
-            if cell is not None:
+            if cell is not None and spec.network == "none":
                 return self._settle_in(cell, request, spec)
-            task = self._creating[request] = asyncio.create_task(self._create(request, spec))
+            task = self._creating[request] = asyncio.create_task(self._create(request, spec, cell))
             task.add_done_callback(lambda _: self._creating.pop(request, None))
         return await asyncio.shield(task)
 
-    async def _create(self, request: str, spec: BoxSpec) -> Box:
-        return self._settle_in(await self._cells.build(spec), request, spec)
+    async def _create(self, request: str, spec: BoxSpec, cell: Cell | None) -> Box:
+        box = self._settle_in(cell or await self._cells.build(spec), request, spec)
+        if spec.network != "none":
+            await box.set_network(box.network)
+        return box
 
     async def _admit(self, spec: BoxSpec) -> None:
         """Refuses what the host could not bear; waits for boxes that are already going.
@@ -171,6 +174,7 @@ class Registry:
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
         box.link, box.image = cell.link, cell.rootfs.image
         box.places = places
+        box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
         self._alive[box.id] = self._by_request[request] = box
@@ -350,6 +354,7 @@ class Registry:
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
         box.places = first["places"]
+        box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
         if closed is not None:
@@ -375,6 +380,8 @@ class Registry:
         self._alive[box.id] = self._by_request[box.request] = box
         if self._freezer.is_frozen(box.groups):
             box.hold_still()
+        if box.network != "none":
+            await box.open_network(box.network)
         box.settle_unfinished()
 
     def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:

@@ -18,9 +18,11 @@ from baleen.errors import SandboxError, UsageError
 from .backends import Backend, backends, check_offered
 from .call import interpreter, pack_call, result_of_call
 from .client import EdgeClient
+from .egress import network_to_wire
 from .errors import BoxGoneError
 from .files import Files
 from .images.base import Config
+from .remote import Remote
 from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
@@ -83,7 +85,9 @@ class Sandbox:
             memory_mb: what its processes and files may take together.
             disk_mb: what may be written; it lies in memory.
             pids: processes and threads.
-            network: "none".
+            network: "none"; "public", the internet but not this host's own and private networks;
+                or an Allowlist. Both lead through a proxy for HTTP and CONNECT that programs find
+                by the usual variables; a box has no other way out.
             ttl_idle_s: how long the box waits for a client when it has none and runs nothing.
             job: label by which boxes are reaped together.
             labels: anything, shown in listings.
@@ -96,10 +100,7 @@ class Sandbox:
             CapacityError: the host has no room for another box.
             LaunchError: it did not start; nothing is left of it.
         """
-        if network not in ("none", "public") and not isinstance(network, Allowlist):
-            raise UsageError(
-                f"unknown network {network!r}", remedy='"none", "public" or an Allowlist'
-            )
+        reachable = network_to_wire(network)
         python: list[str] = []
         needed: list[Mount] = []
         if backend == "function":
@@ -115,13 +116,14 @@ class Sandbox:
             memory_mb=memory_mb,
             disk_mb=disk_mb,
             pids=pids,
-            network="none",
+            network=reachable if isinstance(reachable, str) else tuple(reachable),
             ttl_idle_s=ttl_idle_s,
             job=job,
             labels=dict(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
         )
-        check_offered(spec, network)
+        if Remote.from_environment() is None:
+            check_offered(spec)
         return await cls._open("create", request=f"r{uuid.uuid4().hex}", spec=spec.to_wire())
 
     @classmethod
@@ -316,6 +318,14 @@ class Sandbox:
         It holds until the box or the edge ends; ask again after a restart of the edge.
         """
         return f"127.0.0.1:{await self._ask('port', port=number)}"
+
+    async def set_network(self, network: str | Allowlist) -> None:
+        """Changes what the box may reach; connections made under the old policy are cut.
+
+        Raises:
+            BoxFileError: a program of the box has taken the proxy's port.
+        """
+        await self._ask("set_network", network=network_to_wire(network))
 
     async def snapshot(self, name: str | None = None) -> str:
         """Makes an image of this box's files and returns its digest; ``name`` names it.

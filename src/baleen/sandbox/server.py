@@ -13,7 +13,7 @@ from baleen import __version__
 from baleen.errors import SandboxError, UsageError
 
 from .box import Box, gone
-from .errors import Cause, to_wire
+from .errors import Cause, UnsupportedError, to_wire
 from .frames import Link, Message
 from .registry import Registry
 from .spec import BoxSpec, RunResult
@@ -32,16 +32,22 @@ class Server:
         self.started_at = time.time()
         self._stop = stop
         self._clients: set[Client] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def has_clients(self) -> bool:
         return bool(self._clients)
 
-    def new_client(self) -> Link:
+    def new_client(self, *, is_remote: bool = False) -> Link:
         """Called per accepted connection."""
-        client = Client(self)
+        client = Client(self, is_remote=is_remote)
         self._clients.add(client)
         return client.link
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Keeps a task from being forgotten before it is done."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def drop(self, client: Client) -> None:
         self._clients.discard(client)
@@ -53,8 +59,9 @@ class Server:
 class Client:
     """One connection: its requests under way and the boxes that it keeps from expiring."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, *, is_remote: bool = False) -> None:
         self._server = server
+        self._is_remote = is_remote
         self._registry = server.registry
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[str] = set()
@@ -62,11 +69,23 @@ class Client:
 
     def _receive(self, message: Message) -> None:
         if message.get("do") == "run":
-            self._run(message)
+            self._run(message, self.link.send)
             return
         task = asyncio.create_task(self._answer(message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def serve(self, message: Message) -> Message:
+        """Answers one request of a client that has no connection of its own."""
+        if message["do"] != "run":
+            return await self._answered(message)
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._run(message, lambda answer: None if future.done() else future.set_result(answer))
+        return await future
+
+    def forget(self) -> None:
+        """Lets go of the boxes that the request has made or found."""
+        self._lost()
 
     def _lost(self) -> None:
         for box_id in self._held:
@@ -75,15 +94,17 @@ class Client:
         self._server.drop(self)
 
     async def _answer(self, message: Message) -> None:
+        self.link.send(await self._answered(message))
+
+    async def _answered(self, message: Message) -> Message:
         request = message.get("id")
         handler = _HANDLERS.get(message.get("do", ""))
         try:
             if handler is None:
                 raise UsageError(f"unknown request {message.get('do')!r}")
-            answer = {"id": request, "ok": await handler(self, message)}
+            return {"id": request, "ok": await handler(self, message)}
         except Exception as error:
-            answer = {"id": request, "error": to_wire(_known(error, message))}
-        self.link.send(answer)
+            return {"id": request, "error": to_wire(_known(error, message))}
 
     async def _wake(self, box_id: str) -> None:
         """Whatever is asked of a paused box wakes it."""
@@ -91,15 +112,15 @@ class Client:
         if box.is_paused and box.ended is None:
             await self._registry.resume(box_id)
 
-    def _run(self, message: Message) -> None:
+    def _run(self, message: Message, answer: Callable[[Message], None]) -> None:
         """The one request that has no task of its own: it is the most frequent by far."""
         request = message["id"]
 
         def done(outcome: RunResult | SandboxError) -> None:
             if isinstance(outcome, RunResult):
-                self.link.send({"id": request, "ok": outcome.to_wire()})
+                answer({"id": request, "ok": outcome.to_wire()})
             else:
-                self.link.send({"id": request, "error": to_wire(outcome)})
+                answer({"id": request, "error": to_wire(outcome)})
 
         try:
             box = self._registry.find(message["box"])
@@ -110,7 +131,7 @@ class Client:
             on_output = self._relay(request) if message.get("live") else None
             box.run(message["key"], message["job"], done, on_output)
         except Exception as error:
-            self.link.send({"id": request, "error": to_wire(_known(error, message))})
+            answer({"id": request, "error": to_wire(_known(error, message))})
 
     def _hold(self, box: Box) -> None:
         if box.id not in self._held:
@@ -132,7 +153,10 @@ class Client:
         }
 
     async def create(self, message: Message) -> Any:
-        box = await self._registry.create(message["request"], BoxSpec.from_wire(message["spec"]))
+        spec = BoxSpec.from_wire(message["spec"])
+        if self._is_remote:
+            _check_remote(spec)
+        box = await self._registry.create(message["request"], spec)
         self._hold(box)
         return self._about(box)
 
@@ -168,6 +192,11 @@ class Client:
         await box.resize(message["key"], message["rows"], message["columns"])
 
     async def port(self, message: Message) -> Any:
+        if self._is_remote:
+            raise UnsupportedError(
+                "a port of a box on another machine cannot be forwarded",
+                remedy="run the client beside the edge",
+            )
         return await self._registry.find(message["box"]).forward(message["port"])
 
     async def file(self, message: Message) -> Any:
@@ -186,6 +215,9 @@ class Client:
         for child in children:
             self._hold(child)
         return [self._about(child) for child in children]
+
+    async def set_network(self, message: Message) -> Any:
+        await self._registry.find(message["box"]).set_network(message["network"])
 
     async def pause(self, message: Message) -> Any:
         await self._registry.pause(message["box"])
@@ -242,6 +274,21 @@ class Client:
         self._server.stop()
 
 
+def _check_remote(spec: BoxSpec) -> None:
+    """Refuses paths of this host: the token is no right to this host's files.
+
+    Raises:
+        UnsupportedError: the spec names one.
+    """
+    images = [name for name in (spec.image, spec.workspace, *spec.toolkits) if name]
+    has_folder = any(name.startswith((".", "/", "~")) for name in images)
+    if spec.mounts or spec.trajectory is not None or spec.backend == "function" or has_folder:
+        raise UnsupportedError(
+            "mounts, folders as images, trajectory paths and functions need a local edge",
+            remedy="use box.files and images of the edge's store",
+        )
+
+
 def _known(error: Exception, message: Message) -> SandboxError | UsageError:
     """The error that a client gets: its own kind, or that the edge failed."""
     if isinstance(error, (SandboxError, UsageError)):
@@ -265,6 +312,7 @@ _HANDLERS: dict[str, _Handler] = {
         "file",
         "snapshot",
         "fork",
+        "set_network",
         "pause",
         "resume",
         "pause_job",

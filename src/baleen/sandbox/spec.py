@@ -23,7 +23,7 @@ HARD_MAX_OUTPUT_BYTES = 28 << 20
 
 @dataclass(frozen=True)
 class Allowlist:
-    """Hosts and ports that a box may reach, each ``"name:port"``."""
+    """Hosts and ports that a box may reach, each ``"name:port"`` or ``"*.name:port"``."""
 
     hosts: tuple[str, ...]
 
@@ -35,6 +35,17 @@ class Allowlist:
                     f"allowlist entry {host!r} is not name:port", remedy='e.g. "example.org:443"'
                 )
         object.__setattr__(self, "hosts", tuple(hosts))
+
+    def allows(self, host: str, port: int) -> bool:
+        """Whether an entry names this host and port; ``*.name`` stands for all below a name."""
+        name = host.lower().rstrip(".")
+        for entry in self.hosts:
+            allowed, _, number = entry.lower().rpartition(":")
+            allowed = allowed.strip("[]")
+            is_below = allowed.startswith("*.") and name.endswith(allowed[1:])
+            if int(number) == port and (name == allowed or is_below):
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,8 @@ class BoxSpec:
     memory_mb: int = 512
     disk_mb: int = 1024
     pids: int = 256
-    network: str = "none"
+    network: str | tuple[str, ...] = "none"
+    """"none", "public", or the entries of an allowlist."""
     ttl_idle_s: float = 300
     job: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -94,10 +106,13 @@ class BoxSpec:
     def from_wire(cls, data: Mapping[str, Any]) -> BoxSpec:
         mounts = tuple(Mount(**mount) for mount in data["mounts"])
         lists = {name: tuple(data.get(name, ())) for name in ("python", "toolkits")}
+        network = data["network"]
+        if not isinstance(network, str):
+            lists["network"] = tuple(network)
         return cls(**{**data, **lists, "mounts": mounts})
 
 
-_NOT_BUILT = frozenset({"ttl_idle_s", "job", "labels", "trajectory"})
+_NOT_BUILT = frozenset({"network", "ttl_idle_s", "job", "labels", "trajectory"})
 
 
 def _positive(name: str, value: float, least: float) -> None:

@@ -173,6 +173,9 @@ class Sandbox:
     def port(self, number: int) -> str:
         return _wait(self._box.port(number))
 
+    def set_network(self, network: str | Allowlist) -> None:
+        _wait(self._box.set_network(network))
+
     def snapshot(self, name: str | None = None) -> str:
         return _wait(self._box.snapshot(name))
 

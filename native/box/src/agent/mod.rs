@@ -18,6 +18,7 @@ use crate::sys::*;
 use op::Op;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,12 @@ const MAX_BACKLOG: usize = 1 << 20;
 
 /// The helper's place among the operations; log records count up from zero.
 const HELPER: i64 = -2;
+
+/// Connections that programs of the box begin count from here; those that the edge begins stay below.
+const FIRST_ACCEPTED: i64 = 1 << 50;
+
+/// More connections to the proxy than this wait in the kernel.
+const MAX_ACCEPTED: usize = 256;
 
 /// How long a new box waits for the edge that ordered it.
 const UNCLAIMED_TTL: Duration = Duration::from_secs(30);
@@ -45,6 +52,9 @@ struct Agent {
     alone_since: Instant,
     /// Whether somebody owns the box. Until then it ends with its first connection.
     is_claimed: bool,
+    /// The port of the box's loopback where its programs reach the edge's proxy.
+    proxy: Option<TcpListener>,
+    accepted: i64,
     /// Since when the commands stand still: their clocks do, too.
     paused_at: Option<Instant>,
     /// Supervisors that somebody killed, until nothing of theirs is left.
@@ -67,6 +77,8 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>) -> ! {
         orphan_ttl: UNCLAIMED_TTL,
         alone_since: Instant::now(),
         is_claimed: false,
+        proxy: None,
+        accepted: 0,
         paused_at: None,
         lost_supervisors: Vec::new(),
     };
@@ -92,6 +104,9 @@ impl Agent {
         if ready(self.listener.as_raw_fd()) {
             self.accept();
         }
+        if self.proxy.as_ref().is_some_and(|proxy| ready(proxy.as_raw_fd())) {
+            self.accept_proxied();
+        }
         self.settle();
         self.deliver();
         self.leave_if_alone();
@@ -107,6 +122,9 @@ impl Agent {
         if let Some(conn) = &self.conn {
             let out = if conn.backlog() > 0 { POLLOUT } else { 0 };
             fds.push(entry(conn.fd(), POLLIN | out));
+        }
+        if self.has_room() {
+            fds.extend(self.proxy.iter().map(|proxy| entry(proxy.as_raw_fd(), POLLIN)));
         }
         fds.extend(self.ops.values().flat_map(Op::watched));
         fds.extend(self.leftovers.iter().map(|fd| entry(fd.as_raw_fd(), POLLIN)));
@@ -161,6 +179,8 @@ impl Agent {
             "hello" => self.hello(),
             "exec" => self.exec(id, frame),
             "connect" => self.connect(id, frame),
+            "listen" => self.listen(id, frame),
+            "unlisten" => self.proxy = None,
             "resize" => {
                 if let Some(op) = self.ops.get(&id) {
                     op.resize(frame);
@@ -227,6 +247,33 @@ impl Agent {
         let mut op = Op::connect(id, frame);
         op.attach();
         self.ops.insert(id, op);
+    }
+
+    /// Opens the port of the proxy; its connections are the edge's to serve.
+    fn listen(&mut self, id: i64, frame: &Value) {
+        let port = frame.get("port").int().unwrap_or(0) as u16;
+        if self.proxy.is_none() {
+            self.proxy = TcpListener::bind(("127.0.0.1", port)).ok();
+        }
+        let Some(proxy) = &self.proxy else {
+            return self.reply(&map! { "t" => "file", "op" => id, "errno" => 98, "error" => "the port is taken" });
+        };
+        set_nonblocking(proxy.as_raw_fd());
+        self.reply(&map! { "t" => "file", "op" => id, "value" => Value::Nil });
+    }
+
+    fn accept_proxied(&mut self) {
+        let Some(Ok((stream, _))) = self.proxy.as_ref().map(TcpListener::accept) else { return };
+        let id = FIRST_ACCEPTED + self.accepted;
+        let Ok(mut op) = Op::accepted(id, OwnedFd::from(stream)) else { return };
+        self.accepted += 1;
+        op.attach();
+        self.ops.insert(id, op);
+        self.reply(&map! { "t" => "accepted", "op" => id });
+    }
+
+    fn has_room(&self) -> bool {
+        self.conn.is_some() && self.ops.range(FIRST_ACCEPTED..).count() < MAX_ACCEPTED
     }
 
     fn spawner_for(&mut self, frame: &Value) -> &Spawner {

@@ -113,6 +113,16 @@ impl Op {
         op
     }
 
+    /// A connection that a program of the box began.
+    pub fn accepted(id: i64, stream: OwnedFd) -> Res<Op> {
+        let mut op = Op::new(id, &Value::Nil);
+        (op.live, op.is_connection, op.input_ends) = (true, true, false);
+        set_nonblocking(stream.as_raw_fd());
+        op.outputs[0].pipe = Some(stream.try_clone().named("dup socket")?);
+        op.stdin = Some(stream);
+        Ok(op)
+    }
+
     /// Starts the helper: a long-lived command whose standard input is one end of a socket over which
     /// it takes commands, just as the spawner does. Returns our end.
     pub fn start_helper(id: i64, request: &Value, spawner: &Spawner) -> Res<(Op, OwnedFd)> {

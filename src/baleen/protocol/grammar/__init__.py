@@ -4,7 +4,16 @@ A sampler holds one :class:`CallMask` per sequence: ask ``mask()`` before each t
 after it. Outside calls the mask is free and costs nothing.
 """
 
+from baleen.protocol.grammar.export import Export, to_ebnf, to_structural_tag
 from baleen.protocol.grammar.mask import CallMask, TokenMask, Vocabulary
 from baleen.protocol.grammar.rules import CallRules
 
-__all__ = ["CallMask", "CallRules", "TokenMask", "Vocabulary"]
+__all__ = [
+    "CallMask",
+    "CallRules",
+    "Export",
+    "TokenMask",
+    "Vocabulary",
+    "to_ebnf",
+    "to_structural_tag",
+]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, Symbol
-from baleen.protocol.grammar.chars import char_sequences
+from baleen.protocol.grammar.chars import char_sequences, complement, normalized
 from baleen.protocol.grammar.containers import Items, Members, count_of
 from baleen.protocol.grammar.numbers import Bounds, bounded_number, bounds_of, expand_number
 from baleen.protocol.grammar.regex import any_char, expand_regular, pattern_symbol, repeated
@@ -81,10 +81,12 @@ class JsonRules:
     """Expands ``("value", n, strings)`` and what it consists of; ``n`` is a schema's number.
 
     ``strings`` False leaves out a bare string at the top. Schemas that read alike have one number,
-    so that the states of an automaton stay few.
+    so that the states of an automaton stay few. ``any_order`` False keeps members in the order in
+    which they are declared.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_order: bool = True) -> None:
+        self._any_order = any_order
         self._schemas: list[Schema] = []
         self._numbers: dict[tuple[int, str], int] = {}
         self._shapes: dict[int, list[int]] = {}
@@ -218,9 +220,9 @@ class JsonRules:
         if members.may_end(seen, others):
             found.append([literal("}")] if is_first else [_SPACE, literal("}")])
         comma = [] if is_first else [literal(","), _SPACE]
-        for name, schema in self.next_named(place, seen, others):
+        for name, schema, now_seen in self.next_named(place, seen, others):
             key = literal(f"{json.dumps(name, ensure_ascii=False)}:")
-            rest = ("members", place, seen | {name}, others)
+            rest = ("members", place, now_seen, others)
             found.append([*comma, key, _SPACE, self.value(schema, strings=True), rest])
         if members.room_for("", seen, others):
             rest = ("members", place, seen, members.one_more(others))
@@ -231,12 +233,22 @@ class JsonRules:
 
     def next_named(
         self, place: int, seen: frozenset[str], others: int
-    ) -> Iterator[tuple[str, Schema]]:
-        """The declared members that may come next."""
+    ) -> Iterator[tuple[str, Schema, frozenset[str]]]:
+        """The declared members that may come next, with all that are done with behind them."""
         members = self.members(place)
+        counts = bool(members.least) or members.most is not None
+        skipped: set[str] = set()
         for name, schema in members.named.items():
-            if name not in seen and members.room_for(name, seen, others) and self.admits(schema):
-                yield name, schema
+            if name in seen:
+                skipped = set() if counts else skipped
+                continue
+            if members.room_for(name, seen, others) and self.admits(schema):
+                yield name, schema, seen | skipped | {name}
+            if not self._any_order:
+                if name in members.required:
+                    return
+                if not counts:
+                    skipped.add(name)
 
     def _other_members(self, members: Members) -> Iterator[tuple[Symbol, Schema]]:
         """Keys that are not declared, their closing quote included, and what stands there."""
@@ -247,7 +259,7 @@ class JsonRules:
                 yield ("sequence", (key, _QUOTE)), schema
         if self.is_open(members):
             names = (json.dumps(name, ensure_ascii=False)[1:-1] for name in members.named)
-            yield ("other key", frozenset(name.encode() for name in names)), members.others
+            yield ("other key", frozenset(names)), members.others
 
     def _array(self, place: int, index: int) -> list[Sequence[Symbol]]:
         """The item at a place and what may follow it."""
@@ -294,16 +306,22 @@ class JsonRules:
                 yield from self.unenforced(self.number(member), path + step, known)
 
 
-def _other_key(names: frozenset[bytes]) -> list[Sequence[Symbol]]:
-    """The rest of a key that must not end as one of these names; its quote included."""
-    if not names:
-        return [[("string rest",)]]
-    firsts = {name[0] for name in names if name}
-    found: list[Sequence[Symbol]] = [] if b"" in names else [[_QUOTE]]
+def other_text(kind: str, names: frozenset[str], excluded: str) -> list[Sequence[Symbol]]:
+    """The rest of a text that must not end as one of these names, its quote included.
+
+    ``excluded`` are the characters that cannot stand in it; ``kind`` is that of the symbol.
+    """
+    firsts = sorted({name[0] for name in names if name})
+    found: list[Sequence[Symbol]] = [] if "" in names else [[_QUOTE]]
     for first in firsts:
-        rest = frozenset(name[1:] for name in names if name[:1] == bytes([first]))
-        found.append([(ONE, frozenset({first})), ("other key", rest)])
-    return [*found, [(ONE, _PLAIN - firsts), ("string rest",)]]
+        rest = frozenset(name[1:] for name in names if name[:1] == first)
+        found.append([literal(first), (kind, rest)])
+    taken = normalized([(0, 0x1F), *((ord(char), ord(char)) for char in (*firsts, *excluded))])
+    return [*found, [("char", complement(taken), False), (kind, frozenset())]]
+
+
+def _other_key(names: frozenset[str]) -> list[Sequence[Symbol]]:
+    return other_text("other key", names, '"\\') if names else [[("string rest",)]]
 
 
 def _spellings(value: Any, *, strings: bool) -> list[str]:

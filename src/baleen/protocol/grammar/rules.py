@@ -14,8 +14,8 @@ from typing import Final
 
 from baleen.protocol import tokens
 from baleen.protocol.errors import ToolSchemaError
-from baleen.protocol.grammar.automaton import ONE, RAW, TOKEN, Automaton, State, Symbol
-from baleen.protocol.grammar.json_rules import JsonRules, literal, text_symbol
+from baleen.protocol.grammar.automaton import RAW, TOKEN, Automaton, State, Symbol
+from baleen.protocol.grammar.json_rules import JsonRules, literal, other_text, text_symbol
 from baleen.protocol.grammar.shapes import kinds_of
 from baleen.protocol.markup import dialect_of
 from baleen.protocol.revision import Revision
@@ -26,11 +26,13 @@ from baleen.protocol.tools import Tool
 _DSML: Final[Symbol] = (TOKEN, tokens.DSML)
 _EOS: Final[Symbol] = (TOKEN, tokens.EOS)
 _RAW: Final[Symbol] = (RAW, tokens.DSML, 0)
-_IN_NAMES: Final = frozenset(range(0x20, 0x100)) - frozenset(b'"')
 
 
 class CallRules:
     """The grammar of calls to some tools; one object serves any number of sequences.
+
+    ``parallel`` False ends the block after one call. ``any_order`` False holds parameters and
+    members to the order of their declaration.
 
     Raises:
         ToolSchemaError: there is no tool to call, or one that no call could conform to.
@@ -43,11 +45,13 @@ class CallRules:
         revision: str = Revision.R0731,
         *,
         parallel: bool = True,
+        any_order: bool = True,
     ) -> None:
+        self._given = (tools, choice, revision)
         self.choice = choice or ToolChoice()
         self.parallel = parallel
         self.dialect = dialect_of(Revision(revision))
-        self._json = JsonRules()
+        self._json = JsonRules(any_order=any_order)
         self._tools = {
             tool.name: self._json.number(Schema(tool.parameters))
             for tool in tools
@@ -97,6 +101,10 @@ class CallRules:
                 if '"' in name:
                     yield f"parameters.{name}: a name with quotes is left out"
 
+    def in_declared_order(self) -> CallRules:
+        """The same rules, parameters and members only in the order of their declaration."""
+        return CallRules(*self._given, parallel=self.parallel, any_order=False)
+
     # --- where a sequence may begin ------------------------------------------------------------
 
     @property
@@ -138,7 +146,7 @@ class CallRules:
         if kind == "parameter value":
             return self._parameter_value(symbol[1])
         if kind == "other name":
-            return _other_name(symbol[1])
+            return other_text("other name", symbol[1], '"')
         return self._json.expand(symbol)
 
     def _after_invoke(self) -> list[Sequence[Symbol]]:
@@ -155,13 +163,13 @@ class CallRules:
                 found.append([literal("\n</"), *close])
         opener = [literal("<"), _DSML, literal(f'{words.parameter} name="')]
         closer = literal(f"{words.parameter}>\n")
-        for name, schema in self._json.next_named(place, seen, others):
+        for name, schema, now_seen in self._json.next_named(place, seen, others):
             if '"' not in name:
                 value = ("parameter value", self._json.number(schema))
-                rest = ("parameters", place, seen | {name}, others)
+                rest = ("parameters", place, now_seen, others)
                 found.append([*opener, literal(f'{name}" string="'), value, closer, rest])
         if self._json.is_open(members) and members.room_for("", seen, others):
-            name_symbol = ("other name", frozenset(name.encode() for name in members.named))
+            name_symbol = ("other name", frozenset(members.named))
             value = ("parameter value", self._json.number(members.others))
             rest = ("parameters", place, seen, members.one_more(others))
             attribute = literal(' string="')
@@ -191,13 +199,3 @@ class CallRules:
         if listed is not None:
             return not all(isinstance(value, str) for value in listed)
         return kinds_of(self._json.shape(place)) != ["string"]
-
-
-def _other_name(names: frozenset[bytes]) -> list[Sequence[Symbol]]:
-    """The rest of a parameter's name that must not end as one of these; its quote included."""
-    firsts = {name[0] for name in names if name}
-    found: list[Sequence[Symbol]] = [] if b"" in names else [[literal('"')]]
-    for first in firsts:
-        rest = frozenset(name[1:] for name in names if name[:1] == bytes([first]))
-        found.append([(ONE, frozenset({first})), ("other name", rest)])
-    return [*found, [(ONE, _IN_NAMES - firsts), ("other name", frozenset())]]
