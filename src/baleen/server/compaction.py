@@ -2,8 +2,8 @@
 
 Advised when 85 % of the context is used, or fewer than 8,192 tokens are left. Kept are the messages
 at the end that fit into a tenth of the context, 50,000 tokens at most, from a user's message on, so
-that no call is parted from its results. Whoever summarises has to send the same tools along: without
-them the prompt is another one from its beginning, and nothing that is computed can be reused.
+that no call is parted from its results. Whoever summarises has to send the same tools along, or the
+prompt is another one from its beginning and nothing that is computed can be reused.
 """
 
 from __future__ import annotations
