@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import random
 import statistics
 import tempfile
@@ -253,6 +254,8 @@ def look_up(num_turns: int) -> list[dict[str, Any]]:
 
 async def main() -> None:
     """Measure everything and write it down."""
+    # The others are sent histories without reasoning, and the encoder says so at every turn.
+    logging.getLogger("baleen.protocol").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true")
     short = parser.parse_args().short
