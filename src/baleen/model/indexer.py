@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from baleen.cache import OverlapState, Span
-from baleen.kernels import norm_rotate, select_blocks
+from baleen.kernels import Entries, Kind, norm_rotate, select_blocks
+from baleen.kernels.packing import hadamard
 from baleen.kernels.precision import widen
 from baleen.kernels.select import score_blocks
 from baleen.model.compressor import Compressor
@@ -37,11 +38,13 @@ class Indexer(nn.Module):
         return norm_rotate(q_BTHc, None, phases, None), weights_BTH
 
     def select(
-        self, q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor
+        self, q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries, limits_BT: Tensor
     ) -> Tensor:
         """The chosen blocks, int32 [B, T, K], ascending, then -1."""
-        return select_blocks(q_BTHc, weights_BTH, keys_BMc, limits_BT, self.topk)
+        return select_blocks(q_BTHc, weights_BTH, keys, limits_BT, self.topk)
 
-    def scores(self, q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor) -> Tensor:
+    def scores(self, q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries) -> Tensor:
         """Every block's score, fp32 [B, T, M], with gradients; for training and inspection."""
-        return score_blocks(q_BTHc, weights_BTH, keys_BMc)
+        if keys.layout.kind is Kind.FP4:
+            q_BTHc = hadamard(q_BTHc)
+        return score_blocks(q_BTHc, weights_BTH, keys.values())

@@ -36,7 +36,6 @@ def test_the_adapter_works_with_the_real_package(host: Home, tmp_path: Path, nam
             "-m",
             "pytest",
             "-q",
-            "-x",
             "--import-mode=importlib",
             "--timeout=120",
             "-p",
