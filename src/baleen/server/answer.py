@@ -41,7 +41,7 @@ _BACK_OFF_S = (0.05, 0.5, 2.0)
 
 
 class Answer:
-    """Generates one answer; iterate :meth:`events`, then read the rest."""
+    """Generates one answer: :meth:`open` it, iterate :meth:`events`, then read the rest."""
 
     def __init__(self, gateway: Gateway, prepared: Prepared, answer_id: str) -> None:
         self.id, self.prepared = answer_id, prepared
@@ -113,6 +113,14 @@ class Answer:
 
     # --- the life of an answer -----------------------------------------------------------------
 
+    def open(self) -> None:
+        """Count as running and open the record; to be followed by :meth:`events` at once.
+
+        Raises:
+            KeyConflictError: the idempotency key belongs to another request, or is being answered.
+        """
+        self._record = self._gateway.open_record(self)
+
     async def events(self) -> AsyncGenerator[list[Event], None]:
         """What the model says, in batches as it comes.
 
@@ -122,7 +130,6 @@ class Answer:
         """
         is_whole = False
         try:
-            self._record = self._gateway.open_record(self)
             resumed = self._resume()
             if resumed:
                 yield resumed

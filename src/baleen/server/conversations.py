@@ -118,7 +118,7 @@ def _key(scope: str, call_id: Any, content: str, index: int) -> str:
 def num_shared(first: Sequence[int], second: Sequence[int]) -> int:
     """How many ids two sequences have in common at their beginning."""
     low, high = 0, min(len(first), len(second))
-    if first[:high] == second[:high]:
+    if (first if len(first) == high else first[:high]) == second[:high]:
         return high
     while high - low > 1:
         middle = (low + high) // 2
