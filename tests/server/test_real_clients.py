@@ -1,11 +1,7 @@
 """Coding agents and client libraries as people install them, each completing a turn with a call.
 
-They are looked for in `BALEEN_TEST_CLIENTS`, a folder made by
-
-    npm install @openai/codex opencode-ai
-    python -m venv python; python/bin/pip install litellm mcp mini-swe-agent
-
-and skipped where they are missing. The script plays the model: it calls the client's shell tool
+`python tests/peers.py` installs them; where they are missing, their tests are skipped.
+The script plays the model: it calls the client's shell tool
 with `echo from-the-tool-$((6*7))`, and answers once it sees what that printed.
 """
 
@@ -20,16 +16,16 @@ from typing import Any
 
 import pytest
 
+from ..peers import CLIENTS, FOLDER
 from .conftest import Serve, Served
 
-FOLDER = Path(os.environ.get("BALEEN_TEST_CLIENTS", "/nonexistent"))
-CODEX = FOLDER / "node_modules/.bin/codex"
-OPENCODE = FOLDER / "node_modules/opencode-linux-x64/bin/opencode"
-PYTHON = FOLDER / "python/bin/python"
+CODEX = CLIENTS / "node_modules/.bin/codex"
+OPENCODE = CLIENTS / "node_modules/opencode-linux-x64/bin/opencode"
+PYTHON = FOLDER / "litellm/bin/python"
 PRINTED = "from-the-tool-42"
 SHELLS = ("exec_command", "shell_command", "shell", "local_shell", "bash", "container.exec")
 QUIET = {"NO_COLOR": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "MSWEA_SILENT_STARTUP": "1"}
-needs_python = pytest.mark.skipif(not PYTHON.exists(), reason="no litellm in BALEEN_TEST_CLIENTS")
+needs_python = pytest.mark.skipif(not PYTHON.exists(), reason="no litellm: python tests/peers.py")
 
 
 def playing(served: Served) -> Any:
@@ -101,7 +97,7 @@ def assert_prefix_was_reused(served: Served) -> None:
     assert reused == reusable > 0
 
 
-@pytest.mark.skipif(not CODEX.exists(), reason="no codex in BALEEN_TEST_CLIENTS")
+@pytest.mark.skipif(not CODEX.exists(), reason="no codex: python tests/peers.py")
 @pytest.mark.slow
 async def test_codex_finishes_a_turn_with_a_call(served: Served, tmp_path: Path) -> None:
     provider = (
@@ -117,7 +113,7 @@ async def test_codex_finishes_a_turn_with_a_call(served: Served, tmp_path: Path)
     assert_prefix_was_reused(served)
 
 
-@pytest.mark.skipif(not OPENCODE.exists(), reason="no opencode in BALEEN_TEST_CLIENTS")
+@pytest.mark.skipif(not OPENCODE.exists(), reason="no opencode: python tests/peers.py")
 @pytest.mark.slow
 async def test_opencode_finishes_a_turn_with_a_call(served: Served, tmp_path: Path) -> None:
     provider = {
