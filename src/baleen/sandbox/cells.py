@@ -25,10 +25,12 @@ from .spec import BoxSpec, resource_limits
 
 T = TypeVar("T")
 
-SWEEP_EVERY = 10
-OLD_GROUP_S = 5.0
-SWEEPS = 20
-"""Ticks after a launcher starts in which dead ones' groups are removed: they empty with delay."""
+SWEEP_EVERY = 2
+OLD_GROUP_S = 3.0
+"""A living launcher's group that no box owns is given so long to be filled or removed by itself."""
+
+LAST_SWEEP_S = 2.0
+LAUNCHER_TRIES = 3
 
 FIRST_ID = 0x7000_0000
 """Host ids of boxes begin above what users, services and other container tools take."""
@@ -78,8 +80,9 @@ class Cells:
         self._launch = launch
         self._launcher: Launcher | None = None
         self._launching = asyncio.Lock()
-        self._sweeps_left = SWEEPS
         self._ticks = 0
+        self._seen: dict[str, float] = {}
+        """When a group of the living launcher was first seen without an owner."""
         self._alive: dict[str, tuple[int, list[str]]] = {}
         """Process 1 and groups of every cell and box, by id."""
         self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
@@ -97,12 +100,18 @@ class Cells:
             if self._launcher is None or not self._launcher.is_alive:
                 if self._launcher is not None:
                     await self._launcher.stop()
-                self._launcher = await self._launch()
+                self._launcher = await self._new_launcher()
                 for box_id, (pid, _) in self._alive.items():
                     with contextlib.suppress(LaunchError):  # it has just ended
                         await self._launcher.adopt(box_id, pid)
-                self._sweeps_left = SWEEPS
             return self._launcher
+
+    async def _new_launcher(self) -> Launcher:
+        """Starts a launcher, again if something kills it while it starts."""
+        for _ in range(LAUNCHER_TRIES - 1):
+            with contextlib.suppress(LaunchError):
+                return await self._launch()
+        return await self._launch()
 
     async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
         """Asks the launcher, again where it was killed before it could answer."""
@@ -238,33 +247,47 @@ class Cells:
         self._free_slots.append(slot)
 
     def tick(self) -> None:
-        """Looks after what dead launchers left, at first often, later now and then."""
+        """Looks now and then after what launchers left."""
         self._ticks += 1
-        if self._sweeps_left or self._ticks % SWEEP_EVERY == 0:
-            self._sweeps_left = max(0, self._sweeps_left - 1)
+        if self._ticks % SWEEP_EVERY == 0:
             self.sweep_groups()
 
-    def sweep_groups(self) -> None:
+    def sweep_groups(self) -> bool:
         """Removes empty groups of dead launchers, and old ones that a removal left behind.
 
-        A cradle's group holds its process and stays; one that is just being filled is not old.
+        The kernel refuses to remove a group for an instant after its last process has ended, so
+        whoever removes one may have to leave it to the next sweep. A cradle's group holds its
+        process and stays. Returns whether nothing of dead launchers is left.
         """
         kept = {group for _, groups in self._alive.values() for group in groups}
-        old = time.time() - OLD_GROUP_S
+        living = f"z{self._launcher.pid}-" if self._launcher and self._launcher.is_alive else None
+        now, seen, is_clean = time.monotonic(), self._seen, True
+        self._seen = {}
         for parent in self.groups.parents:
             for group in parent.glob("z*-*"):
-                launcher = group.name[1:].partition("-")[0]
-                if str(group) in kept:
+                place = str(group)
+                if place in kept:
                     continue
-                with contextlib.suppress(OSError):
-                    if not Path("/proc", launcher).exists() or group.stat().st_mtime < old:
+                if living is not None and group.name.startswith(living):
+                    self._seen[place] = seen.get(place, now)
+                    if now - self._seen[place] < OLD_GROUP_S:
+                        continue
+                    with contextlib.suppress(OSError):
                         group.rmdir()
+                    continue
+                try:
+                    group.rmdir()
+                except OSError:
+                    is_clean = is_clean and not group.exists()
+        return is_clean
 
     async def stop(self) -> None:
         """Ends the launcher; boxes live on."""
         if self._launcher is not None:
             await self._launcher.stop()
-        self.sweep_groups()
+        give_up_at = time.monotonic() + LAST_SWEEP_S
+        while not self.sweep_groups() and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.02)
 
 
 def first_id(slot: int) -> int:
