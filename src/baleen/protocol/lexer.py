@@ -19,6 +19,8 @@ _DOUBLED: Final = "｜｜DSML｜｜"
 _TEXT_MARKERS: Final = (tokens.DSML, tokens.THINK_CLOSE, tokens.THINK_OPEN, tokens.EOS)
 _FOREIGN_TAGS: Final = ("|DSML|", "‖DSML‖", _DOUBLED)
 _FOREIGN_CALL: Final = ("<tool_call>", "</tool_call>")
+
+
 class Spellings:
     """A set of spellings to look for; none of them is the beginning of another."""
 
