@@ -3,7 +3,8 @@
 A string value streams at once if nothing can change its type any more. Held back until their end
 are values that are not strings (they must prove to be JSON), values whose attribute and schema
 disagree, a first parameter named ``arguments`` or ``input`` that the schema does not know (it may
-be a wrapper around the real ones), and JSON in place of parameters. What has been emitted is never taken back.
+be a wrapper around the real ones), and JSON in place of parameters. What has been emitted is never
+taken back.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ _FOREIGN: Final = (
     *(f"{bracket}{name}" for bracket in ("<", "</") for name in _FOREIGN_TAGS),
     *_FOREIGN_CALL,
 )
+_DOUBLED_BRACKETS: Final = ("<｜", "</｜")
 _PLAIN_SPELLINGS: Final = Spellings((*_TEXT_MARKERS, _DOUBLED))
 _ALL_SPELLINGS: Final = Spellings((*_TEXT_MARKERS, _DOUBLED, *_FOREIGN))
 _FOREIGN_SPELLINGS: Final = Spellings(_FOREIGN)
@@ -109,6 +110,13 @@ class TextLexer:
             found = self._find(text, position)
         if position < len(text):
             machine.text(text[position:])
+
+    def take_doubled_bracket(self) -> str:
+        """The bracket of a tag with one bar too many in front of a DSML token that comes now."""
+        if self._held not in _DOUBLED_BRACKETS:
+            return ""
+        bracket, self._held = self._held[:-1], ""
+        return bracket
 
     def flush(self) -> None:
         """A marker came by another way: what was held back is text."""

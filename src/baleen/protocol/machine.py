@@ -178,12 +178,16 @@ class Machine(TurnState):
 
     # --- foreign markup ------------------------------------------------------------------------
 
-    def foreign_dsml(self, spelling: str, bracket: str) -> None:
-        """A tag's beginning in another spelling; only text within a block of the right one."""
+    def foreign_dsml(self, spelling: str, bracket: str, *, is_certain: bool = False) -> None:
+        """A tag's beginning in another spelling.
+
+        Within a block of the right one it is only text, unless ``is_certain``: the token itself
+        stands in it.
+        """
         self._end_guesses()
         if self.place in (Place.REASONING, Place.CONTENT, Place.AFTER):
             self.block_is_foreign = True
-        if self.block_is_foreign:
+        if self.block_is_foreign or is_certain:
             self.text(bracket)
             self.dsml()
         else:
