@@ -1,16 +1,15 @@
 """The exported grammar and the masks admit the same calls, and what it admits parses clean."""
 
 import importlib
-import importlib.util
 import json
 import random
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import protocol_wheels
 import pytest
+from by_path import load_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,20 +20,7 @@ from baleen.protocol.revision import Flavor
 from baleen.protocol.schema import Schema
 from baleen.protocol.tools import read_tools
 
-
-def load(path: str) -> ModuleType:
-    """A module of this repository that is in no package."""
-    whole_path = Path(__file__).parents[2] / path
-    spec = importlib.util.spec_from_file_location(whole_path.stem, whole_path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-WHEELS = load("benchmarks/protocol_wheels.py")
-CALLS = load("tests/protocol/test_grammar.py")
+CALLS = load_module("tests/protocol/test_grammar.py")
 TOOLS, NAMED, REQUIRED = CALLS.TOOLS, CALLS.NAMED, CALLS.REQUIRED
 
 MORE_TOOLS = [
@@ -62,8 +48,8 @@ MORE_TOOLS = [
 def xgrammar() -> Iterator[Any]:
     pytest.importorskip("torch", reason="xgrammar imports torch")
     try:
-        folders = [str(WHEELS.folder_of(name)) for name in ("xgrammar", "apache-tvm-ffi")]
-    except WHEELS.WheelUnavailable as error:
+        folders = [str(protocol_wheels.folder_of(name)) for name in ("xgrammar", "apache-tvm-ffi")]
+    except protocol_wheels.WheelUnavailable as error:
         pytest.skip(str(error))
     sys.path[:0] = folders
     importlib.import_module("tvm_ffi")
