@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from baleen.protocol import parse, tokens
 from baleen.protocol.grammar import CallRules, to_ebnf, to_structural_tag
 from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, RAW, TOKEN, State
+from baleen.protocol.plugins.structural import structural_tag
 from baleen.protocol.revision import Flavor
 from baleen.protocol.schema import Schema
 from baleen.protocol.tools import read_tools
@@ -279,3 +280,12 @@ def test_only_one_call_may_be_asked_for(xgrammar: Any, thinking: bool) -> None:
             grammar = compiled(xgrammar, rules, kind, thinking=thinking)
             text = prefix + two.removesuffix(tokens.EOS)
             assert admits(xgrammar, grammar, text) == parallel
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", {"function": {"name": "f"}}])
+def test_the_plugins_hand_out_what_xgrammar_compiles(xgrammar: Any, choice: Any) -> None:
+    tag = structural_tag(TOOLS, choice, thinking=False)
+    assert isinstance(tag, xgrammar.StructuralTag)
+    xgrammar.Grammar.from_structural_tag(tag)
+    assert structural_tag(TOOLS, "none", thinking=False) is None
+    assert structural_tag(None, "auto", thinking=False) is None
