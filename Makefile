@@ -5,6 +5,7 @@ BIN := .venv/bin
 NATIVE_SOURCES := $(shell find native -name '*.rs' -o -name 'Cargo.toml' -o -name 'Cargo.lock' | grep -v native/target)
 STAMP := .venv/.installed.stamp
 NATIVE_STAMP := .venv/.native.stamp
+PEERS_STAMP := .venv/.peers.stamp
 
 .PHONY: setup demo test check nano bench clean
 
@@ -24,10 +25,15 @@ $(NATIVE_STAMP): $(NATIVE_SOURCES) native/hatch_build.py | $(STAMP)
 	@$(BIN)/python native/hatch_build.py
 	@touch $@
 
+# What tests drive besides this package: other people's clients and harnesses. Missing ones skip.
+$(PEERS_STAMP): tests/peers.py | $(STAMP)
+	@$(BIN)/python tests/peers.py
+	@touch $@
+
 demo: setup
 	@$(BIN)/baleen demo
 
-test: setup
+test: setup $(PEERS_STAMP)
 	$(BIN)/python -m pytest
 
 check: setup

@@ -25,7 +25,7 @@ from results import write_results
 from baleen.cache import State
 from baleen.model import Transformer, initialize
 
-SMALL = dataclasses.replace(CONFIG, index_n_heads=4, index_head_dim=32)
+SMALL = dataclasses.replace(CONFIG, index_n_heads=4, index_head_dim=32, qk_rope_head_dim=32)
 STEP = 4096
 SAVE_EVERY = 1 << 16
 DECODE_STEPS = 32
@@ -65,11 +65,16 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "progress.json").exists():
             progress = json.loads((folder / "progress.json").read_text())
-            if progress["kv"] != kv:
-                raise SystemExit(f"{folder} holds a run with --kv {progress['kv']}")
+            if progress["of"] != self.identity:
+                raise SystemExit(f"{folder} holds a run of another model or --kv; name another")
             self.rows = progress["rows"]
             self.state.load(folder / "state.safetensors")
             print(f"going on at {self.tokens} tokens")
+
+    @property
+    def identity(self) -> list[str]:
+        """What a run's figures and state depend on."""
+        return [self.kv, repr(SMALL)]
 
     @property
     def tokens(self) -> int:
@@ -98,7 +103,7 @@ class Run:
     def save(self) -> None:
         self.state.save(self.folder / "state.safetensors")
         partial = self.folder / "progress.partial"
-        partial.write_text(json.dumps({"kv": self.kv, "rows": self.rows}))
+        partial.write_text(json.dumps({"of": self.identity, "rows": self.rows}))
         partial.replace(self.folder / "progress.json")
 
 

@@ -24,6 +24,7 @@ from results import write_results
 from torch import Tensor
 from torch.nn import functional
 
+from baleen.kernels import Entries
 from baleen.model import ModelConfig, Transformer, initialize
 from baleen.model.attention import Attention
 from baleen.model.transformer import PREFILL_CHUNK
@@ -134,7 +135,7 @@ class Choices:
     def _select(self, layer: Attention) -> Callable[..., Tensor]:
         choose = layer.indexer.select  # type: ignore[union-attr]
 
-        def select(q: Tensor, weights: Tensor, keys: Tensor, limits: Tensor) -> Tensor:
+        def select(q: Tensor, weights: Tensor, keys: Entries, limits: Tensor) -> Tensor:
             if self.forced is None:
                 picks = choose(q, weights, keys, limits)
                 self.recorded.setdefault(layer.layer, []).append(picks[0])
@@ -142,7 +143,7 @@ class Choices:
             picks = self.forced[layer.layer]
             rows = [torch.arange(s, s + q.shape[1]).clamp(max=len(picks) - 1) for s in self.starts]
             forced = torch.stack([picks[row] for row in rows])
-            return forced.where(forced < keys.shape[1], -1)
+            return forced.where(forced < keys.length, -1)
 
         return select
 

@@ -1,27 +1,38 @@
-"""Prefill and decode beside transformers, equal random weights, in one run.
+"""Prefill and decode beside transformers and llama.cpp, on the same weights, one thread each.
 
-    python benchmarks/model_speed.py [--lengths 1024 4096]
+    python benchmarks/model_speed.py [--depths 1024 8192 32768] [--dtype bf16] [--without llama.cpp]
 
-One thread, fp32, batch 1. transformers gets its faster way of prefilling, chunks of 512. Prints and
-writes `benchmarks/results/model_speed.csv`: tokens per second, peak memory growth, the largest
-difference of the logits.
+Batch 1. The experts are in FP4 in the file, which llama.cpp computes with (as MXFP4) and the others
+load decoded. At each depth: 512 more tokens, then 32 single ones (median). transformers prefills in
+its faster way, chunks of 512. Each program runs in a process of its own, for its peak memory;
+llama.cpp is built when it is not there (`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints
+and writes `benchmarks/results/model_speed.csv`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from peers import llama_cpp
 from results import write_results
 
 from baleen.model import ModelConfig, Transformer, initialize
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "model"))
-from test_parity import reference
+from baleen.model.checkpoint import named_tensors
+from baleen.model.formats.config_text import config_text
+from baleen.model.formats.plan import plan_tensor
+from baleen.model.formats.stored import EXPERT, Format, Stored
+from baleen.model.formats.writer import write_folder
 
 CONFIG = ModelConfig(
     vocab_size=512,
@@ -29,83 +40,152 @@ CONFIG = ModelConfig(
     num_hidden_layers=6,
     num_attention_heads=4,
     head_dim=128,
-    qk_rope_head_dim=32,
+    qk_rope_head_dim=64,
     q_lora_rank=64,
     o_groups=2,
     o_lora_rank=64,
     sliding_window=128,
     compress_ratios=(0, 0, 4, 128, 4, 128),
-    index_n_heads=8,
-    index_head_dim=32,
+    index_n_heads=4,
+    index_head_dim=128,
     index_topk=64,
     n_routed_experts=8,
     num_experts_per_tok=2,
-    moe_intermediate_size=128,
+    moe_intermediate_size=256,
     num_hash_layers=2,
     num_nextn_predict_layers=0,
+    expert_dtype="fp4",
 )
 CHUNK = 512
 DECODE_STEPS = 32
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Feed = Callable[[torch.Tensor], object]
+Row = dict[str, float | int | str]
 
 
-@torch.no_grad()
-def ours(model: Transformer, ids: torch.Tensor) -> tuple[float, float, torch.Tensor]:
-    """Seconds of the prefill, median seconds of a decode step, logits of the last prompt token."""
-    state = model.new_state()
-    started = time.perf_counter()
-    logits = model(ids, state, logits_to_keep=1)
-    prefill_s = time.perf_counter() - started
-    steps = []
-    for token in range(DECODE_STEPS):
-        started = time.perf_counter()
-        model(torch.tensor([[token]]), state, logits_to_keep=1)
-        steps.append(time.perf_counter() - started)
-    return prefill_s, statistics.median(steps), logits[0, -1]
+def save(folder: Path) -> None:
+    """The model as a folder: bf16, experts in FP4."""
+    planned = []
+    for name, tensor in named_tensors(initialize(Transformer(CONFIG), 0)):
+        stored = Stored(tensor.detach(), None)
+        layout = Format.FP4 if EXPERT.search(name) else Format.BF16
+        planned += plan_tensor(name, lambda stored=stored: stored, stored, layout)
+    folder.mkdir()
+    write_folder(folder, planned)
+    (folder / "config.json").write_text(config_text(CONFIG, None, Format.FP4))
 
 
-@torch.no_grad()
-def theirs(peer: torch.nn.Module, ids: torch.Tensor) -> tuple[float, float, torch.Tensor]:
-    """The same for transformers."""
+def feed_ours(folder: Path, dtype: torch.dtype) -> Feed:
+    model = Transformer.from_pretrained(folder, dtype=dtype).eval()
+    state = model.new_state(kv_dtype="bf16" if dtype == torch.bfloat16 else "fp32")
+    return lambda ids: model(ids, state, logits_to_keep=1)
+
+
+def feed_transformers(folder: Path, dtype: torch.dtype) -> Feed:
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "model"))
+    from test_parity import reference
+
+    peer = reference(Transformer.from_pretrained(folder, dtype=torch.float32)).to(dtype)
     cache = None
+
+    def feed(ids: torch.Tensor) -> object:
+        nonlocal cache
+        for chunk in ids.split(CHUNK, dim=1):
+            out = peer(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = out.past_key_values
+        return out.logits
+
+    return feed
+
+
+FEEDS = {"baleen": feed_ours, "transformers": feed_transformers}
+
+
+@torch.no_grad()
+def measure(program: str, folder: Path, dtype: str, depths: list[int]) -> list[Row]:
+    """Tokens per second of one program at each depth, in a fresh process."""
+    torch.set_num_threads(1)
+    feed = FEEDS[program](folder, DTYPES[dtype])
+    rows: list[Row] = []
+    held, spent_s = 0, 0.0
+    for depth in sorted(depths):
+        spent_s += _seconds(feed, _ids(depth - held))
+        chunk_s = _seconds(feed, _ids(CHUNK))
+        steps = [_seconds(feed, _ids(1)) for _ in range(DECODE_STEPS)]
+        held = depth + CHUNK + DECODE_STEPS
+        rows.append(
+            {
+                "program": program,
+                "depth": depth,
+                "prefill_to_depth": round(depth / spent_s),
+                "prefill_512": round(CHUNK / chunk_s),
+                "decode": round(1 / statistics.median(steps), 1),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            }
+        )
+        spent_s += chunk_s + sum(steps)
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def _ids(count: int) -> torch.Tensor:
+    return torch.randint(0, CONFIG.vocab_size, (1, count))
+
+
+def _seconds(feed: Feed, ids: torch.Tensor) -> float:
     started = time.perf_counter()
-    for chunk in ids.split(CHUNK, dim=1):
-        out = peer(input_ids=chunk, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
-    prefill_s = time.perf_counter() - started
-    logits = out.logits[0, -1]
-    steps = []
-    for token in range(DECODE_STEPS):
-        started = time.perf_counter()
-        out = peer(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        steps.append(time.perf_counter() - started)
-    return prefill_s, statistics.median(steps), logits
+    feed(ids)
+    return time.perf_counter() - started
+
+
+def measure_llama(folder: Path, depths: list[int]) -> list[Row]:
+    """llama-bench at each depth, on the same folder converted."""
+    peer, target = llama_cpp.build(), folder / "model.gguf"
+    program = Path(__file__).parent / "peers" / "llama_convert.py"
+    convert = [sys.executable, str(program), str(peer.source), str(folder), str(target)]
+    subprocess.run([*convert, str(CONFIG.vocab_size)], check=True, stdout=sys.stderr)
+    rows: list[Row] = []
+    for depth in sorted(depths):
+        command = [str(peer.bench), "-m", str(target), "-t", "1", "-r", "1", "-o", "json"]
+        command += ["-p", str(CHUNK), "-n", str(DECODE_STEPS), "-d", str(depth)]
+        run = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = {bool(test["n_gen"]): test["avg_ts"] for test in json.loads(run.stdout)}
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+        rows.append(
+            {
+                "program": "llama.cpp",
+                "depth": depth,
+                "prefill_to_depth": "",
+                "prefill_512": round(found[False]),
+                "decode": round(found[True], 1),
+                "peak_mib": peak,
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1024, 8192, 32768])
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--without", nargs="*", default=[], help="programs to leave out")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    model = initialize(Transformer(CONFIG), 0).eval()
-    peer = reference(model)
-    rows = []
-    for length in options.lengths:
-        ids = torch.randint(0, CONFIG.vocab_size, (1, length))
-        our_prefill_s, our_step_s, our_logits = ours(model, ids)
-        their_prefill_s, their_step_s, their_logits = theirs(peer, ids)
-        row = {
-            "tokens": length,
-            "prefill_tok_s": round(length / our_prefill_s),
-            "transformers_prefill_tok_s": round(length / their_prefill_s),
-            "prefill_ratio": round(their_prefill_s / our_prefill_s, 2),
-            "decode_tok_s": round(1 / our_step_s, 1),
-            "transformers_decode_tok_s": round(1 / their_step_s, 1),
-            "decode_ratio": round(their_step_s / our_step_s, 2),
-            "max_logit_difference": f"{(our_logits - their_logits).abs().max():.1e}",
-        }
-        rows.append(row)
-        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        save(folder)
+        for program in FEEDS:
+            if program not in options.without:
+                arguments = (program, folder, options.dtype, options.depths)
+                with spawn.Pool(1) as pool:
+                    rows += pool.apply(measure, arguments)
+        if "llama.cpp" not in options.without:
+            rows += measure_llama(folder, options.depths)
+    for row in rows:
+        row["dtype"] = "bf16" if row["program"] == "llama.cpp" else options.dtype
     write_results("model_speed", rows)
 
 

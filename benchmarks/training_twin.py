@@ -6,8 +6,9 @@ Two models of 2.2M parameters see the same sequences of 4,096 tokens of the Pyth
 library's sources in the same order: one with the architecture's schedule of layers, one whose
 layers all attend every token (wider experts make its parameters equal in number). The indexer's
 loss trains only the indexer. Goes on from the snapshots in the folder and ends early, to be called
-again, after `--minutes`. One thread; two calls with `--model` use two cores. `curve.csv` in the folder holds the training losses; with the
-last step the held-out losses go to `benchmarks/results/training_twin.csv`.
+again, after `--minutes`. One thread; two calls with `--model` use two cores. `curve.csv` in the
+folder holds the training losses; with the last step the held-out losses go to
+`benchmarks/results/training_twin.csv`.
 
 The twin's attention runs on torch's causal kernel instead of this package's tiles, which are made
 for windows; `--check` shows that both give the same loss.
@@ -33,7 +34,7 @@ import baleen.model.attention
 from baleen.kernels.attend import Attended, attend
 from baleen.model import ModelConfig, Transformer, initialize
 from baleen.model.losses import next_token_loss
-from baleen.rl.pretraining import PretrainingConfig, new_optimizer, train_step
+from baleen.rl.pretraining import PretrainingConfig, TextBatch, new_optimizer, train_step
 from baleen.rl.snapshot import restore_snapshot, save_snapshot
 
 VOCAB_SIZE, LENGTH = 1024, 4096
@@ -131,7 +132,7 @@ def train(
     for step in range(min(first.values()), steps):
         if time.monotonic() > deadline_s:
             return None
-        batch = text.batch(1, LENGTH + 1, f"twin|{step}")
+        batch = TextBatch.rows(text.batch(1, LENGTH + 1, f"twin|{step}"))
         for name, model in models.items():
             if step < first[name]:
                 continue  # cut off between the two snapshots

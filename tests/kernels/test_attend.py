@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baleen.kernels import Backend, Blocks, attend, using
+from baleen.kernels import Backend, Blocks, Entries, Kind, Layout, attend, using
 from baleen.kernels.attend import QUERY_TILE
 
 WINDOW, HEADS, WIDTH = 8, 5, 24
@@ -83,10 +83,15 @@ class Case:
 
     def actual(self, picks: Tensor | None, backend: Backend, dtype: torch.dtype) -> Tensor:
         rings = torch.stack([ring_of(past) for past in self.past]).to(dtype)
-        blocks = Blocks(self.blocks.to(dtype), self.limits, picks)
+        blocks = Blocks(Entries.plain(self.blocks.to(dtype)), self.limits, picks)
         with using(backend):
             return attend(
-                self.q.float(), self.sinks.float(), rings, self.kv.to(dtype), self.starts, blocks
+                self.q.float(),
+                self.sinks.float(),
+                Entries.plain(rings),
+                self.kv.float(),
+                self.starts,
+                blocks,
             ).out_BTHc
 
     def rounded(self, dtype: torch.dtype) -> Case:
@@ -136,6 +141,45 @@ def test_a_query_that_is_no_number_gives_none(backend: Backend) -> None:
     assert not out[0, 0].isnan().any()
 
 
+def packed(values_BMc: Tensor, layout: Layout) -> Entries:
+    batch, count = values_BMc.shape[:2]
+    data = layout.empty(batch, count).zero_()
+    rows, places = torch.arange(batch).repeat_interleave(count), torch.arange(count).repeat(batch)
+    layout.put(data, rows, places, values_BMc.flatten(0, 1).float())
+    return Entries(data, count, layout)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("count", [None, 5])
+def test_packed_entries_are_attended_as_they_decode(
+    backend: Backend, tokens: int, count: int | None
+) -> None:
+    case = Case([11, 3], tokens, 21)
+    ring = packed(
+        torch.stack([ring_of(past) for past in case.past]), Layout(Kind.FP8, WIDTH, 8, WINDOW)
+    )
+    blocks = packed(case.blocks, Layout(Kind.FP8, WIDTH, 8, 8))
+    case.blocks = blocks.values().double()
+    for row, past in enumerate(case.past):
+        stored = ring.values()[row].double()
+        case.past[row] = [
+            stored[p % WINDOW] if p >= len(past) - WINDOW else latent
+            for p, latent in enumerate(past)
+        ]
+    picks = None if count is None else case.picks(count)
+    with using(backend):
+        out = attend(
+            case.q.float(),
+            case.sinks.float(),
+            ring,
+            case.kv.float(),
+            case.starts,
+            Blocks(blocks, case.limits, picks),
+        ).out_BTHc
+    assert (out - case.expected(picks)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("count", [None, 2])
 def test_gradients_equal_finite_differences(count: int | None) -> None:
     case = Case([5, 5], 4, 5)
@@ -143,8 +187,8 @@ def test_gradients_equal_finite_differences(count: int | None) -> None:
     rings = torch.stack([ring_of(past) for past in case.past])
 
     def run(q: Tensor, sinks: Tensor, kv: Tensor, values: Tensor) -> Tensor:
-        blocks = Blocks(values, case.limits, picks)
-        return attend(q, sinks, rings, kv, case.starts, blocks).out_BTHc
+        blocks = Blocks(Entries.plain(values), case.limits, picks)
+        return attend(q, sinks, Entries.plain(rings), kv, case.starts, blocks).out_BTHc
 
     inputs = [x.clone().requires_grad_() for x in (case.q, case.sinks, case.kv, case.blocks)]
     assert torch.autograd.gradcheck(run, inputs)

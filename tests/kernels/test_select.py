@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baleen.kernels import Backend, select, select_blocks, using
+from baleen.kernels import Backend, Entries, Kind, Layout, select, select_blocks, using
+from baleen.kernels.packing import hadamard
 from baleen.kernels.select import best_blocks
 
 BACKENDS = [Backend.TORCH, Backend.NATIVE]
@@ -53,14 +54,14 @@ def check_single_choices(tokens: int, num_blocks: int, seed: int) -> None:
     keys = torch.randint(-1, 2, (2, num_blocks, 16), generator=generator).float()
     weights = torch.randint(-1, 2, (2, tokens, 1), generator=generator).float()
     limits = torch.randint(0, num_blocks + 1, (2, tokens), generator=generator)
-    whole = select_blocks(q, weights, keys, limits, 7)
+    whole = select_blocks(q, weights, Entries.plain(keys), limits, 7)
     for row in range(2):
         for token in range(tokens):
             limit = int(limits[row, token])
             alone = select_blocks(
                 q[row : row + 1, token : token + 1],
                 weights[row : row + 1, token : token + 1],
-                keys[row : row + 1, : max(1, limit)],
+                Entries.plain(keys[row : row + 1, : max(1, limit)]),
                 limits[row : row + 1, token : token + 1],
                 7,
             )
@@ -81,21 +82,39 @@ def test_the_compiled_choice_equals_the_formula_over_many_blocks(
     weights = torch.randint(-2, 3, (1, tokens, heads), generator=generator).float()
     limits = torch.randint(1, 3001, (1, tokens), generator=generator)
     with using(Backend.TORCH):
-        expected = select_blocks(q, weights, keys, limits, 40)
-    assert torch.equal(select_blocks(q, weights, keys, limits, 40), expected)
+        expected = select_blocks(q, weights, Entries.plain(keys), limits, 40)
+    assert torch.equal(select_blocks(q, weights, Entries.plain(keys), limits, 40), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 30])
+def test_fp4_keys_are_scored_as_they_decode(tokens: int) -> None:
+    q, keys = torch.randn(1, tokens, 4, 128), torch.randn(700, 128)
+    weights, limits = torch.randn(1, tokens, 4), torch.full((1, tokens), 700)
+    layout = Layout(Kind.FP4, 128, 0, 64)
+    data = layout.empty(1, 700)
+    layout.put(data, torch.zeros(700, dtype=torch.int64), torch.arange(700), keys)
+    stored = Entries(data, 700, layout)
+    plain = Entries.plain(hadamard(stored.values()))  # rotated back
+    for backend in BACKENDS:
+        with using(backend):
+            packed = select_blocks(q, weights, stored, limits, 50)
+            wanted = select_blocks(q, weights, plain, limits, 50)
+        # rounding may swap blocks of nearly equal scores, no more
+        shared = (packed.unsqueeze(-1) == wanted.unsqueeze(-2)).any(-1).float().mean()
+        assert shared > 0.98
 
 
 def test_many_queries_are_scored_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     q, keys = torch.randn(1, 50, 2, 16), torch.randn(1, 30, 16)
     weights, limits = torch.randn(1, 50, 2), torch.full((1, 50), 30)
-    whole = select_blocks(q, weights, keys, limits, 5)
+    whole = select_blocks(q, weights, Entries.plain(keys), limits, 5)
     monkeypatch.setattr(select, "TILE_ELEMENTS", 7 * 2 * 30)
     with using(Backend.TORCH):
-        assert torch.equal(select_blocks(q, weights, keys, limits, 5), whole)
+        assert torch.equal(select_blocks(q, weights, Entries.plain(keys), limits, 5), whole)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_score_that_is_no_number_is_refused(backend: Backend) -> None:
     q, keys = torch.full((1, 1, 1, 16), torch.nan), torch.ones(1, 9, 16)
     with using(backend), pytest.raises(FloatingPointError, match="NaN"):
-        select_blocks(q, torch.ones(1, 1, 1), keys, torch.tensor([[9]]), 2)
+        select_blocks(q, torch.ones(1, 1, 1), Entries.plain(keys), torch.tensor([[9]]), 2)

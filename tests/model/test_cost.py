@@ -147,19 +147,21 @@ def test_formulas_hold_to_the_operations_that_a_layer_executes(
     assert counts["Global"] >= expected + parts.head
 
 
-@pytest.mark.parametrize("kind", ["fp32", "bf16"])
-@pytest.mark.parametrize("context", [64, 192])
+@pytest.mark.parametrize(
+    ("kind", "context"), [("fp32", 64), ("bf16", 192), ("fp8", 256), ("fp8", 512)]
+)
 def test_bytes_are_those_of_a_state_that_was_filled(
     make_model: Make, kind: str, context: int
 ) -> None:
-    model = make_model()
+    """Packed kinds at lengths that fill their pages."""
+    model = make_model(index_head_dim=32)
     state = model.new_state(kv_dtype=kind)
     with torch.no_grad():
         model(torch.arange(context).remainder(256).unsqueeze(0), state=state)
     held = sum(
         layer.window.data.nbytes
         + sum(
-            part.pending.data.nbytes + part.entries.values_BMw.nbytes
+            part.pending.data.nbytes + part.entries.used.nbytes
             for part in (layer.compressor, layer.indexer)
             if part is not None
         )

@@ -203,6 +203,49 @@ def test_bf16_cache_halves_entries_and_stays_near_fp32(make_model: Make) -> None
         assert 2 * half.window.data.nbytes == full.window.data.nbytes
 
 
+@pytest.mark.parametrize("stepping", list(Backend))
+@torch.no_grad()
+def test_a_packed_cache_stays_near_fp32_and_continues_alike(
+    make_model: Make, stepping: Backend, tmp_path: Path
+) -> None:
+    model = make_model(10, index_head_dim=32, head_dim=64, sliding_window=32)
+    ids = random_ids(1, 150)
+    exact = model(ids, model.new_state())
+    compact = model(ids, model.new_state(kv_dtype="fp8"))
+    scale = exact.abs().max()
+    # codes of 3 bits move logits by percents, and now and then another block is chosen
+    assert 0 < (exact - compact).abs().mean() <= 0.05 * scale
+    state = model.new_state(kv_dtype="fp8")
+    model(ids[:, :97], state)
+    mark = state.mark()
+    with using(stepping):
+        steps = torch.cat([model(token, state) for token in ids[:, 97:].split(1, dim=1)], dim=1)
+        assert (steps - compact[:, 97:]).abs().mean() <= 0.02 * scale
+        state.rollback(mark)
+        state.save(tmp_path / "state")
+        loaded = model.new_state(kv_dtype="fp8")
+        loaded.load(tmp_path / "state")
+        forked = state.select(torch.tensor([0, 0]))
+        again = torch.cat([model(token, loaded) for token in ids[:, 97:].split(1, dim=1)], dim=1)
+    assert torch.equal(again, steps)
+    both = model(ids[:, 97:].expand(2, -1), forked)
+    assert (both - compact[:, 97:]).abs().mean() <= 0.02 * scale
+
+
+@torch.no_grad()
+def test_ragged_rows_of_a_packed_cache_stay_near_single_runs(make_model: Make) -> None:
+    model = make_model(10, index_head_dim=32, head_dim=64)
+    ids, counts = random_ids(2, 60), torch.tensor([60, 33])
+    state = model.new_state(2, kv_dtype="fp8")
+    model(ids, state, counts_B=counts)
+    joint = model(ids, state)
+    for row, count in enumerate(counts.tolist()):
+        alone = model.new_state(kv_dtype="fp8")
+        model(ids[row : row + 1, :count], alone)
+        single = model(ids[row : row + 1], alone)
+        assert (joint[row] - single[0]).abs().mean() <= 0.02 * single.abs().max()
+
+
 def test_unusable_calls_are_refused(make_model: Make) -> None:
     model = make_model(0)
     with pytest.raises(UsageError, match="256 is outside the vocabulary"):

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from baleen.model import Trace, Transformer
-from baleen.rl.pretraining import PretrainingConfig, losses, new_optimizer, train_step
+from baleen.model.rounding import rounded_weights
+from baleen.rl.pretraining import PretrainingConfig, TextBatch, losses, new_optimizer, train_step
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model" / "support"))
 
@@ -37,7 +38,7 @@ def random_ids(rows: int, length: int, seed: int = 0) -> torch.Tensor:
 
 
 def backward(model: Transformer, ids: torch.Tensor) -> None:
-    found = losses(model, ids[:, :-1], ids[:, 1:], Trace(teaches_indexer=True))
+    found = losses(model, TextBatch.rows(ids), Trace(teaches_indexer=True))
     main = found["loss"] + MTP * found["mtp"] + BALANCE * found["balance"]
     (main + found["indexer_kl"]).backward()
 
@@ -126,7 +127,7 @@ def test_equal_seeds_give_equal_bits(make_model: Make) -> None:
         model = whole(make_model, 6).train()
         optimizer = new_optimizer(model, config)
         for step in range(config.steps):
-            train_step(model, optimizer, random_ids(2, 40, step), config, step)
+            train_step(model, optimizer, TextBatch.rows(random_ids(2, 40, step)), config, step)
         runs.append(model.state_dict())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
@@ -136,8 +137,8 @@ def test_a_step_lowers_the_loss_and_moves_the_biases(make_model: Make) -> None:
     model = whole(make_model, 7)
     before = model.layers[1].ffn.gate.bias.clone()
     optimizer = new_optimizer(model, config)
-    ids = random_ids(2, 40)
-    curve = [train_step(model, optimizer, ids, config, step) for step in range(config.steps)]
+    batch = TextBatch.rows(random_ids(2, 40))
+    curve = [train_step(model, optimizer, batch, config, step) for step in range(config.steps)]
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.5
     assert curve[-1]["mtp"] < curve[0]["mtp"] - 0.5
     assert not torch.equal(before, model.layers[1].ffn.gate.bias)
@@ -151,3 +152,50 @@ def test_rates_rise_stay_and_fall_and_drafts_weigh_less_at_the_end() -> None:
     assert factors[60:] == sorted(factors[60:], reverse=True)
     assert factors[-1] == pytest.approx(0.1, abs=0.01)
     assert [config.mtp_weight(step) for step in (0, 59, 60, 99)] == [0.3, 0.3, 0.1, 0.1]
+
+
+def test_packed_gradients_are_those_of_each_document_alone(make_model: Make) -> None:
+    """Every loss is a mean over its own positions, so documents are weighed by what they have."""
+    model = whole(make_model, 8)
+    texts = [random_ids(1, n, n)[0].tolist() for n in (40, 23, 35, 4)]
+
+    def sums(documents: list[list[int]]) -> torch.Tensor:
+        found = losses(model, TextBatch.packed(documents), Trace(teaches_indexer=True))
+        csa_layers, lengths = 2, [len(document) for document in documents]
+        counts = {
+            "loss": sum(n - 1 for n in lengths),
+            "mtp": sum(n - 2 for n in lengths),
+            "indexer_kl": csa_layers * sum(n - 3 for n in lengths),
+            "balance": len(lengths),
+        }
+        return torch.stack([found[name] * count for name, count in counts.items()]).sum()
+
+    sums(texts).backward()
+    ours = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    for text in texts:
+        sums([text]).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            scale = parameter.grad.abs().max().clamp(min=1e-4)
+            assert (ours[name] - parameter.grad).abs().max() <= 2e-4 * scale, name
+
+
+def test_training_for_fp4_minimises_the_loss_of_what_a_file_holds(make_model: Make) -> None:
+    batch = TextBatch.rows(random_ids(2, 40))
+    config = PretrainingConfig(
+        steps=10, warmup_steps=1, lr_matrix=0.02, lr_other=0.01, weight_format="fp4"
+    )
+    model = whole(make_model, 7)
+
+    def loss_of_the_file() -> float:
+        with rounded_weights(model, "fp4"), torch.no_grad():
+            return losses(model, batch, Trace(teaches_indexer=True))["loss"].item()
+
+    optimizer = new_optimizer(model, config)
+    curve = [loss_of_the_file()]
+    for step in range(config.steps):
+        metrics = train_step(model, optimizer, batch, config, step)
+        assert metrics["loss"] == pytest.approx(curve[-1], rel=1e-4)
+        curve.append(loss_of_the_file())
+    assert curve[-1] < curve[0] - 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baleen.rl.tasks import Family, Split, arithmetic_task, lookup_task, other_task
-from baleen.rl.tasks.arithmetic import result
+from baleen.rl.tasks import Family, Split, arithmetic, arithmetic_task, lookup_task, other_task
+from baleen.rl.tasks.arithmetic import command, draw_operands, result
 from baleen.rl.tasks.lookup import NOTHING_FOUND, grep, matches
 from baleen.rl.tasks.words import draw_key, draw_word
 
@@ -61,9 +62,24 @@ def test_matching_follows_grep_w(line: str, found: bool) -> None:
     assert matches("port", line) is found
 
 
-def test_division_cuts_towards_zero_like_the_shell() -> None:
-    assert result(7, "/", 2) == 3
-    assert result(3, "-", 10) == -7
+@pytest.mark.parametrize("op", ["+", "-", "*", "/"])
+@pytest.mark.parametrize("a", [-77, -7, 0, 3, 77])
+@pytest.mark.parametrize("b", [-10, -2, 2, 5])
+def test_the_command_prints_the_result_in_a_real_shell(a: int, op: str, b: int) -> None:
+    for line in (command(a, op, b), command(a, op, b).replace(" ", "").replace("echo", "echo ")):
+        done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(result(a, op, b)), line
+
+
+def test_a_quarter_of_the_questions_can_have_a_negative_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arithmetic, "NEGATIVE_SHARE", 0.15)
+    rng = random.Random(0)
+    drawn = [draw_operands(rng, Split.TRAIN) for _ in range(2000)]
+    share = sum(a < 0 or b < 0 for a, _, b in drawn) / len(drawn)
+    assert 0.2 < share < 0.33
+    assert any(a < 0 and b < 0 and op == "-" for a, op, b in drawn)
 
 
 def test_families_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -126,6 +127,20 @@ async def test_an_engine_that_keeps_dying_is_an_error_and_its_tokens_are_kept(
     whole = (await served.post("/v1/chat/completions", body)).json()["choices"][0]
     assert whole["message"]["content"] == CONTENT
     assert whole["baleen"]["resumed_tokens"] >= 6
+
+
+async def test_a_key_that_is_being_answered_is_a_conflict_also_when_streamed(
+    serve: Serve, tmp_path: Path
+) -> None:
+    served = await serve(lambda _: Line("a</think>b", delay_s=0.1), state_dir=tmp_path)
+    path, body = "/v1/chat/completions", {"messages": ASKED, "stream": True}
+    headers = {"idempotency-key": "k"}
+    first, second = await asyncio.gather(
+        served.http.post(path, json=body, headers=headers),
+        served.http.post(path, json=body, headers=headers),
+    )
+    assert sorted((first.status_code, second.status_code)) == [200, 409]
+    assert served.gateway.running == set()
 
 
 async def test_a_silent_engine_is_asked_once_more_and_labelled(serve: Serve) -> None:

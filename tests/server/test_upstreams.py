@@ -228,16 +228,37 @@ async def test_an_engine_that_sends_no_ids_is_named(engine: Engine) -> None:
 async def test_vllm_holds_calls_to_their_schemas_by_a_structural_tag(engine: Engine) -> None:
     upstream = VllmUpstream(await engine(replaying([], [])), model="v4")
     asked = Generation(PROMPT, 8, constraint=Constraint(tools=[WEATHER], thinking=True))
-    tag = json.loads(upstream.body(asked)["structured_outputs"]["structural_tag"])
-    assert tag["format"]["type"] == "triggered_tags"
-    assert tag["format"]["triggers"] == ["<｜DSML｜"]
-    forced = Constraint(tools=[WEATHER], thinking=True, choice="required")
-    tag = json.loads(
-        upstream.body(Generation(PROMPT, 8, constraint=forced))["structured_outputs"][
-            "structural_tag"
-        ]
-    )
-    assert [part["end"] for part in tag["format"]["elements"]] == ["</think>", ""]
+    tag = json.loads(upstream.body(asked)["structured_outputs"]["structural_tag"])["format"]
+    reasoning, calls = tag["elements"]
+    assert reasoning["end"] == "</think>"
+    assert calls["type"] == "triggered_tags"
+    assert calls["triggers"] == ["<｜DSML｜"]
+    assert "get_weather" in calls["tags"][0]["content"]["grammar"]
+    wanted = Constraint(json_schema={"type": "object"}, thinking=True)
+    body = upstream.body(Generation(PROMPT, 8, constraint=wanted))
+    tag = json.loads(body["structured_outputs"]["structural_tag"])["format"]
+    assert tag["elements"][1] == {"type": "json_schema", "json_schema": {"type": "object"}}
+
+
+async def test_llama_server_is_held_to_a_schema_once_the_reasoning_is_over(
+    engine: Engine, tokenizer: Tokenizer
+) -> None:
+    close = tokenizer.token_to_id("</think>")
+
+    def said(number: int, count: int) -> dict[str, Any]:
+        return {"content": "", "tokens": [number], "stop": False, "tokens_predicted": count}
+
+    end = {"stop_type": "eos", "tokens_evaluated": 9}
+    seen: list[Any] = []
+    streams = [[said(82, 1), said(close, 2), said(83, 3)], [said(94, 1), said(1, 2), end]]
+    client = await engine(replaying(list(streams), seen))
+    wanted = Constraint(json_schema={"type": "object"}, thinking=True)
+    upstream = LlamaUpstream(client, tokenizer)
+    pieces = await pieces_of(upstream, max_tokens=9, constraint=wanted)
+    assert joined(pieces) == ([82, close, 94, 1], "stop")
+    assert "json_schema" not in seen[0]
+    assert seen[1]["json_schema"] == {"type": "object"}
+    assert seen[1]["prompt"] == [*PROMPT, 82, close]
 
 
 # --- SGLang --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 //! Attention of each query over its window and its blocks; see `kernels/attend.py`.
 
-use crate::keys::{Keys, Rows};
+use crate::keys::{Keys, Rows, FP32};
 use crate::simd::F8;
 use crate::threads::{split, Shared};
 
@@ -10,7 +10,7 @@ pub struct AttendArgs {
     pub q: *const f32,
     pub sinks: *const f32,
     pub ring: *const u8,
-    pub kv: *const u8,
+    pub kv: *const f32,
     pub starts: *const i64,
     pub blocks: *const u8,
     pub limits: *const i64,
@@ -23,8 +23,12 @@ pub struct AttendArgs {
     pub window: usize,
     pub topk: usize,
     pub kind: usize,
+    pub rope: usize,
+    pub page: usize,
     pub starts_stride: usize,
     pub limits_stride: usize,
+    /// Bytes from one row of the batch to the next; so for the blocks.
+    pub ring_stride: usize,
     pub blocks_stride: usize,
     pub threads: usize,
 }
@@ -64,9 +68,12 @@ unsafe fn attend_run(
     out: *mut f32,
 ) {
     let start = *a.starts.add(row * a.starts_stride) as usize;
-    let ring = Keys::new(a.ring, a.kind, a.width).from(row * a.window);
-    let kv = Keys::new(a.kv, a.kind, a.width).from(row * a.tokens);
-    let blocks = Keys::new(a.blocks, a.kind, a.width).from(row * a.blocks_stride);
+    let (kind, width, rope) = (a.kind, a.width, a.rope);
+    let ring = Keys { data: a.ring, kind, width, rope, page: a.window }.row(row, a.ring_stride);
+    let kv = Keys { data: a.kv as *const u8, kind: FP32, width, rope, page: 1 };
+    let kv = kv.row(row, 4 * a.tokens * width);
+    let blocks = Keys { data: a.blocks, kind, width, rope, page: a.page };
+    let blocks = blocks.row(row, a.blocks_stride);
     let first = (start + begin + 1).saturating_sub(a.window);
     s.near.fill(start + end - first, a.width, |i| {
         let position = first + i;

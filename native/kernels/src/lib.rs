@@ -7,6 +7,7 @@
 mod attend;
 mod keys;
 mod matrix;
+mod packing;
 mod pool;
 mod rows;
 mod select;
@@ -16,7 +17,7 @@ mod streams;
 mod threads;
 
 /// Changes with every change of a signature; the loader refuses another.
-pub const INTERFACE: u32 = 3;
+pub const INTERFACE: u32 = 5;
 
 #[no_mangle]
 pub extern "C" fn baleen_interface() -> u32 {
@@ -77,4 +78,11 @@ pub unsafe extern "C" fn baleen_gate(args: *const rows::GateArgs) {
 #[no_mangle]
 pub unsafe extern "C" fn baleen_step(args: *const step::StepArgs) -> bool {
     step::step(&*args)
+}
+
+/// # Safety
+/// See `baleen_attend`.
+#[no_mangle]
+pub unsafe extern "C" fn baleen_pack(args: *const keys::PackArgs) {
+    keys::pack(&*args)
 }

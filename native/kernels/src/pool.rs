@@ -1,6 +1,6 @@
 //! One token into a compressor, and the block that it may complete; see `model/compressor.py`.
 
-use crate::keys;
+use crate::keys::Keys;
 use crate::matrix::Matrix;
 use crate::rows::{norm_rotate, NormRotateArgs};
 use crate::simd::F8;
@@ -19,6 +19,9 @@ pub struct CompressorArgs {
     pub width: usize,
     /// 1 where a block also takes the tokens of the one before.
     pub overlaps: usize,
+    /// Form and page of the entries.
+    pub kind: usize,
+    pub page: usize,
 }
 
 /// Where the token stands, and how positions turn into phases.
@@ -52,7 +55,6 @@ impl CompressorArgs {
         inputs: usize,
         place: &Place,
         eps: f32,
-        kind: usize,
     ) -> usize {
         let c = self.width;
         let channels = c * (1 + self.overlaps);
@@ -78,7 +80,7 @@ impl CompressorArgs {
             self.pool_running(content, gate, done, &mut block);
         }
         if done {
-            self.finish(&mut block, complete - 1, place, eps, kind);
+            self.finish(&mut block, complete - 1, place, eps);
         }
         complete
     }
@@ -133,7 +135,7 @@ impl CompressorArgs {
     }
 
     /// Norm, rotation at the block's first token, and into the list.
-    unsafe fn finish(&self, block: &mut [f32], index: usize, place: &Place, eps: f32, kind: usize) {
+    unsafe fn finish(&self, block: &mut [f32], index: usize, place: &Place, eps: f32) {
         let mut phases = vec![0.0f32; place.rope];
         place.phases_at(index * self.ratio, &mut phases);
         norm_rotate(&NormRotateArgs {
@@ -150,7 +152,11 @@ impl CompressorArgs {
             eps,
             direction: 1.0,
         });
-        let target = self.entries.add(index * keys::row_bytes(kind, self.width));
-        keys::store(block, target, kind);
+        self.list(place.rope).store(index, block);
+    }
+
+    /// The entries; `rope` numbers of each are rotary.
+    pub fn list(&self, rope: usize) -> Keys {
+        Keys { data: self.entries, kind: self.kind, width: self.width, rope, page: self.page }
     }
 }

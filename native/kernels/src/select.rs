@@ -1,6 +1,6 @@
 //! Scores of blocks and the choice of the best; see `kernels/select.py`.
 
-use crate::keys::Keys;
+use crate::keys::{Key, Keys, BF16, FP32, FP4};
 use crate::simd::F8;
 use crate::threads::{split, Shared};
 
@@ -18,7 +18,9 @@ pub struct SelectArgs {
     pub width: usize,
     pub topk: usize,
     pub kind: usize,
+    pub page: usize,
     pub limits_stride: usize,
+    /// Bytes from one row of the batch to the next.
     pub keys_stride: usize,
     pub threads: usize,
 }
@@ -48,7 +50,8 @@ pub unsafe fn select(a: &SelectArgs) -> bool {
 unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: *mut i32) -> bool {
     let limit = |t: usize| *a.limits.add(row * a.limits_stride + t) as usize;
     let most = (begin..end).map(limit).max().unwrap_or(0);
-    let keys = Keys::new(a.keys, a.kind, a.width).from(row * a.keys_stride);
+    let keys = Keys { data: a.keys, kind: a.kind, width: a.width, rope: 0, page: a.page };
+    let keys = keys.row(row, a.keys_stride);
     let mut best: Vec<Best> = (begin..end).map(|_| Best::new(a.topk)).collect();
     let mut columns = vec![0.0f32; STRETCH * a.width];
     let mut scores = vec![0.0f32; STRETCH];
@@ -56,7 +59,7 @@ unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: 
     for base in (0..most).step_by(STRETCH) {
         let count = STRETCH.min(most - base);
         if !direct {
-            transpose(keys.from(base), count, a.width, &mut columns);
+            transpose(keys, base, count, a.width, &mut columns);
         }
         for t in begin..end {
             let seen = limit(t).saturating_sub(base).min(count);
@@ -67,7 +70,12 @@ unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: 
             let q = a.q.add(at * a.heads * a.width);
             let weights = a.weights.add(at * a.heads);
             if direct {
-                score_rows(q, weights, keys.from(base), seen, a.heads, a.width, &mut scores);
+                let score = match a.kind {
+                    FP32 => score_rows::<FP32>,
+                    BF16 => score_rows::<BF16>,
+                    _ => score_rows::<FP4>,
+                };
+                score(q, weights, keys, base, seen, a.heads, a.width, &mut scores);
             } else {
                 score_columns(q, weights, &columns, seen, a.heads, a.width, &mut scores);
             }
@@ -82,13 +90,14 @@ unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: 
 }
 
 /// Panels of 16 keys, [count / 16, width, 16]; what is missing in the last panel is 0.
-unsafe fn transpose(keys: Keys, count: usize, width: usize, columns: &mut [f32]) {
+unsafe fn transpose(keys: Keys, base: usize, count: usize, width: usize, columns: &mut [f32]) {
     for panel in 0..count.div_ceil(PANEL) {
         let target = &mut columns[panel * PANEL * width..][..PANEL * width];
         for lane in 0..PANEL {
             let row = panel * PANEL + lane;
+            let key = keys.at(base + row.min(count - 1));
             for i in (0..width).step_by(8) {
-                let part = if row < count { keys.at(row).load(i) } else { F8::zero() };
+                let part = if row < count { key.load(i) } else { F8::zero() };
                 for (k, x) in part.to_array().into_iter().enumerate() {
                     target[(i + k) * PANEL + lane] = x;
                 }
@@ -151,10 +160,11 @@ unsafe fn panel_heads<const H: usize>(
 }
 
 /// The same from rows as they lie in the cache, for one or few queries.
-unsafe fn score_rows(
+unsafe fn score_rows<const KIND: usize>(
     q: *const f32,
     weights: *const f32,
     keys: Keys,
+    base: usize,
     seen: usize,
     heads: usize,
     width: usize,
@@ -162,31 +172,33 @@ unsafe fn score_rows(
 ) {
     let mut row = 0;
     while row + 2 <= seen {
-        pair_heads::<2>(q, weights, keys.from(row), heads, width, &mut scores[row..]);
+        pair_heads::<2, KIND>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
         row += 2;
     }
     if row < seen {
-        pair_heads::<1>(q, weights, keys.from(row), heads, width, &mut scores[row..]);
+        pair_heads::<1, KIND>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
     }
 }
 
 /// Scores of K keys, four heads at a time.
 #[inline(always)]
-unsafe fn pair_heads<const K: usize>(
+unsafe fn pair_heads<const K: usize, const KIND: usize>(
     q: *const f32,
     weights: *const f32,
     keys: Keys,
+    first: usize,
     heads: usize,
     width: usize,
     scores: &mut [f32],
 ) {
     scores[..K].fill(0.0);
+    let pair: [Key; K] = std::array::from_fn(|j| keys.at(first + j));
     for h in (0..heads).step_by(4) {
         // heads beyond the last repeat it, and are not counted
         let head = |i: usize| (h + i).min(heads - 1);
         let mut acc = [[F8::zero(); 4]; K];
         for at in (0..width).step_by(8) {
-            let k: [F8; K] = std::array::from_fn(|j| keys.from(j).load(at));
+            let k: [F8; K] = std::array::from_fn(|j| pair[j].load_of(KIND, at));
             for i in 0..4 {
                 let x = F8::load(q.add(head(i) * width + at));
                 for j in 0..K {

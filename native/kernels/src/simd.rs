@@ -23,6 +23,26 @@ mod lanes {
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p as *const __m128i));
             F8(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
         }
+        /// Eight E4M3 codes: a code's bits are those of an fp32 number 2^120 too small.
+        #[inline(always)]
+        pub unsafe fn load_e4m3(p: *const u8) -> F8 {
+            let codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p as *const __m128i));
+            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(codes, _mm256_set1_epi32(0x80)));
+            let size = _mm256_slli_epi32::<20>(_mm256_and_si256(codes, _mm256_set1_epi32(0x7f)));
+            let lift = _mm256_set1_ps(f32::from_bits((120 + 127) << 23));
+            let size = _mm256_mul_ps(_mm256_castsi256_ps(size), lift);
+            F8(_mm256_or_ps(size, _mm256_castsi256_ps(sign)))
+        }
+        /// Eight E2M1 codes in four bytes, the low nibble first.
+        #[inline(always)]
+        pub unsafe fn load_e2m1(p: *const u8) -> F8 {
+            let word = _mm256_set1_epi32((p as *const i32).read_unaligned());
+            let codes = _mm256_srlv_epi32(word, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+            let sizes = _mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0);
+            let size = _mm256_permutevar8x32_ps(sizes, codes); // reads three bits of each lane
+            let sign = _mm256_slli_epi32::<28>(_mm256_and_si256(codes, _mm256_set1_epi32(8)));
+            F8(_mm256_or_ps(size, _mm256_castsi256_ps(sign)))
+        }
         #[inline(always)]
         pub unsafe fn store(self, p: *mut f32) {
             _mm256_storeu_ps(p, self.0)
@@ -112,6 +132,24 @@ mod lanes {
         pub unsafe fn load_bf16(p: *const u16) -> F8 {
             let raw = core::ptr::read_unaligned(p as *const [u16; 8]);
             F8(raw.map(|x| f32::from_bits((x as u32) << 16)))
+        }
+        #[inline(always)]
+        pub unsafe fn load_e4m3(p: *const u8) -> F8 {
+            let codes = core::ptr::read_unaligned(p as *const [u8; 8]);
+            F8(codes.map(|code| {
+                let size = f32::from_bits((code as u32 & 0x7f) << 20);
+                let sign = (code as u32 & 0x80) << 24;
+                f32::from_bits((size * f32::from_bits((120 + 127) << 23)).to_bits() | sign)
+            }))
+        }
+        #[inline(always)]
+        pub unsafe fn load_e2m1(p: *const u8) -> F8 {
+            const SIZES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+            let word = (p as *const u32).read_unaligned();
+            F8(core::array::from_fn(|i| {
+                let code = word >> (4 * i);
+                f32::from_bits(SIZES[(code & 7) as usize].to_bits() | (code & 8) << 28)
+            }))
         }
         #[inline(always)]
         pub unsafe fn store(self, p: *mut f32) {

@@ -2,7 +2,9 @@
 //! of `model/transformer.py`, without a return to Python in between.
 
 use crate::attend::{attend, AttendArgs};
+use crate::keys::{Keys, FP4};
 use crate::matrix::Matrix;
+use crate::packing::hadamard;
 use crate::pool::{CompressorArgs, Place};
 use crate::rows::{gated, norm_rotate, scale_of, NormRotateArgs};
 use crate::select::{select, SelectArgs};
@@ -121,7 +123,6 @@ struct Scratch {
     q: Vec<f32>,
     kv: Vec<f32>,
     mixed: Vec<f32>,
-    stored: Vec<u8>,
     index_q: Vec<f32>,
     index_weights: Vec<f32>,
     picks: Vec<i32>,
@@ -145,7 +146,6 @@ impl Scratch {
             q: vec![0.0; a.heads * a.head_width],
             kv: vec![0.0; a.head_width],
             mixed: vec![0.0; a.heads * a.head_width],
-            stored: vec![0; a.head_width * 4],
             index_q: vec![0.0; a.index_heads * a.index_width],
             index_weights: vec![0.0; a.index_heads],
             picks: vec![0; a.topk],
@@ -233,14 +233,27 @@ unsafe fn attention(a: &StepArgs, layer: &LayerArgs, s: &mut Scratch) -> bool {
     turn(&mut s.q, null(), &s.phases, c, a.norm_eps, 1.0);
     layer.wkv.times(x, s.kv.as_mut_ptr(), c, d);
     turn(&mut s.kv, layer.kv_norm, &s.phases, c, a.norm_eps, 1.0);
-    crate::keys::store(&s.kv, s.stored.as_mut_ptr(), a.kind);
+    let ring = Keys {
+        data: layer.ring,
+        kind: a.kind,
+        width: c,
+        rope: a.rope,
+        page: a.window,
+    };
+    // the token's own latent as the ring will give it back; its slot held one that no query of this
+    // step sees
+    ring.store(a.position % a.window, &mut s.kv);
+    let stored = ring.at(a.position % a.window);
+    for i in (0..c).step_by(8) {
+        stored.load(i).store(s.kv.as_mut_ptr().add(i));
+    }
     // blocks first: the query sees the block that its own token completes
     let mut blocks = 0;
     let mut picked = false;
     if layer.compressor.exists() {
-        blocks = layer.compressor.take(x, d, &place, a.norm_eps, a.kind) as i64;
+        blocks = layer.compressor.take(x, d, &place, a.norm_eps) as i64;
         if layer.indexer.exists() {
-            layer.indexer.take(x, d, &place, a.norm_eps, a.kind);
+            layer.indexer.take(x, d, &place, a.norm_eps);
             if blocks as usize > a.topk {
                 picked = true;
                 if !choose(a, layer, s, blocks) {
@@ -254,7 +267,7 @@ unsafe fn attention(a: &StepArgs, layer: &LayerArgs, s: &mut Scratch) -> bool {
         q: s.q.as_ptr(),
         sinks: layer.sinks,
         ring: layer.ring,
-        kv: s.stored.as_ptr(),
+        kv: s.kv.as_ptr(),
         starts: &start,
         blocks: layer.compressor.entries,
         limits: &blocks,
@@ -267,13 +280,14 @@ unsafe fn attention(a: &StepArgs, layer: &LayerArgs, s: &mut Scratch) -> bool {
         window: a.window,
         topk: a.topk,
         kind: a.kind,
+        rope: a.rope,
+        page: layer.compressor.page,
         starts_stride: 0,
         limits_stride: 0,
+        ring_stride: 0,
         blocks_stride: 0,
         threads: 1,
     });
-    let slot = layer.ring.add(a.position % a.window * crate::keys::row_bytes(a.kind, c));
-    std::ptr::copy_nonoverlapping(s.stored.as_ptr(), slot, crate::keys::row_bytes(a.kind, c));
     turn(&mut s.mixed, null(), &s.phases, c, -1.0, -1.0);
     let group = a.heads * c / a.groups;
     for g in 0..a.groups {
@@ -294,6 +308,9 @@ unsafe fn choose(a: &StepArgs, layer: &LayerArgs, s: &mut Scratch, blocks: i64) 
     let (heads, c) = (a.index_heads, a.index_width);
     layer.index_wq_b.times(s.low.as_ptr(), s.index_q.as_mut_ptr(), heads * c, a.q_rank);
     turn(&mut s.index_q, null(), &s.phases, c, -1.0, 1.0);
+    if layer.indexer.kind == FP4 {
+        s.index_q.chunks_mut(c).for_each(hadamard); // as the keys were
+    }
     layer.index_weights.times(s.input.as_ptr(), s.index_weights.as_mut_ptr(), heads, a.width);
     let share = 1.0 / ((c * heads) as f32).sqrt();
     s.index_weights.iter_mut().for_each(|weight| *weight *= share);
@@ -308,7 +325,8 @@ unsafe fn choose(a: &StepArgs, layer: &LayerArgs, s: &mut Scratch, blocks: i64) 
         heads,
         width: c,
         topk: a.topk,
-        kind: a.kind,
+        kind: layer.indexer.kind,
+        page: layer.indexer.page,
         limits_stride: 0,
         keys_stride: 0,
         threads: 1,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baleen.cache.entries import EntryList
 from baleen.cache.slots import RunningSoftmax, TokenRing
+from baleen.kernels.entries import Layout
 
 
 @dataclass
@@ -27,10 +28,10 @@ class OverlapState:
         return self.pending.data.shape[1] // 2
 
     @classmethod
-    def empty(cls, batch_size: int, ratio: int, width: int, dtype: torch.dtype) -> OverlapState:
-        data = torch.zeros(batch_size, 2 * ratio, 2, 2 * width)
+    def empty(cls, batch_size: int, ratio: int, layout: Layout, most: int | None) -> OverlapState:
+        data = torch.zeros(batch_size, 2 * ratio, 2, 2 * layout.width)
         data[:, :, 1] = -torch.inf  # tokens before the first take no weight
-        return cls(TokenRing(data), EntryList(batch_size, width, dtype))
+        return cls(TokenRing(data), EntryList(batch_size, layout, most))
 
     def select(self, rows: Tensor) -> OverlapState:
         return OverlapState(self.pending.select(rows), self.entries.select(rows))
@@ -46,9 +47,9 @@ class DisjointState:
     """Tokens per block."""
 
     @classmethod
-    def empty(cls, batch_size: int, ratio: int, width: int, dtype: torch.dtype) -> DisjointState:
-        entries = EntryList(batch_size, width, dtype)
-        return cls(RunningSoftmax.empty(batch_size, width), entries, ratio)
+    def empty(cls, batch_size: int, ratio: int, layout: Layout, most: int | None) -> DisjointState:
+        entries = EntryList(batch_size, layout, most)
+        return cls(RunningSoftmax.empty(batch_size, layout.width), entries, ratio)
 
     def select(self, rows: Tensor) -> DisjointState:
         return DisjointState(self.pending.select(rows), self.entries.select(rows), self.ratio)

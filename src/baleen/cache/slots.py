@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from baleen.cache.span import Span
+from baleen.kernels.entries import Entries, Layout
 from baleen.kernels.ring import latest
 
 EMPTY = -1e30
@@ -49,7 +50,7 @@ class Slots:
 
 
 class TokenRing(Slots):
-    """The last W tokens of each row, [B, W, ...]; position p lies in slot p mod W.
+    """What the last W tokens of each row left, [B, W, ...]; position p lies in slot p mod W.
 
     Slots of positions that never were hold what the ring began with.
     """
@@ -60,18 +61,51 @@ class TokenRing(Slots):
 
     def write(self, new: Tensor, span: Span) -> None:
         """Takes in a call's tokens [B, T, ...]; pads are left out."""
-        data, slots = self.writable(), self.data.shape[1]
-        if span.start is None:
-            token_T = torch.arange(span.width)
-            end_B1 = span.counts_B.unsqueeze(1)
-            rows, tokens = torch.where((token_T < end_B1) & (token_T >= end_B1 - slots))
-            data[rows, (span.starts_B[rows] + tokens) % slots] = new[rows, tokens].to(data.dtype)
-        elif span.width == 1:
-            data[:, span.start % slots] = new[:, 0].to(data.dtype)
-        else:
-            kept = min(span.width, slots)
-            end = span.start + span.width
-            data[:, torch.arange(end - kept, end) % slots] = new[:, -kept:].to(data.dtype)
+        data = self.writable()
+        rows, tokens, slots = placed(span, len(data), data.shape[1])
+        data[rows, slots] = new[rows, tokens].to(data.dtype)
+
+
+class LatentRing(Slots):
+    """The last W latents of each row, stored as a list of W entries; a ring as above."""
+
+    def __init__(self, data: Tensor, layout: Layout) -> None:
+        super().__init__(data)
+        self.layout = layout
+
+    @classmethod
+    def empty(cls, batch_size: int, layout: Layout) -> LatentRing:
+        """A ring of one page's entries."""
+        return cls(layout.empty(batch_size, layout.page).zero_(), layout)
+
+    @property
+    def view(self) -> Entries:
+        return Entries(self.data, self.layout.page, self.layout)
+
+    def select(self, rows: Tensor) -> LatentRing:
+        return LatentRing(self.data[rows], self.layout)
+
+    def write(self, new_BTc: Tensor, span: Span) -> None:
+        """Takes in a call's latents; pads are left out."""
+        data = self.writable()
+        if new_BTc.dtype == torch.float64:
+            data = self.data = data.double()  # gradients are being checked
+        rows, tokens, slots = placed(span, len(data), self.layout.page)
+        self.layout.put(data, rows, slots, new_BTc[rows, tokens])
+
+
+def placed(span: Span, batch: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which tokens of a call a ring of `size` keeps: row, token and slot of each."""
+    key = ("placed", batch, size)
+    if key not in span.derived:
+        counts_B1 = span.counts_B.unsqueeze(1)
+        token_T = torch.arange(span.width)
+        kept_BT = (token_T < counts_B1) & (token_T >= counts_B1 - size)
+        rows, tokens = torch.where(kept_BT)
+        slots = (span.starts_B[rows] + tokens) % size
+        span.derived[key] = torch.stack([rows, tokens, slots])
+    rows, tokens, slots = span.derived[key]
+    return rows, tokens, slots
 
 
 class RunningSoftmax(Slots):

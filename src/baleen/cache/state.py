@@ -20,12 +20,21 @@ from torch import Tensor
 
 from baleen.cache.blocks import DisjointState, OverlapState
 from baleen.cache.entries import EntryList
-from baleen.cache.slots import Slots, TokenRing
+from baleen.cache.slots import LatentRing, Slots
 from baleen.cache.span import Span
 from baleen.errors import ConfigError, UsageError
+from baleen.kernels import Kind, Layout
 
 FORMAT_VERSION = 2
-KV_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+KV_KINDS = {
+    "fp32": (Kind.FP32, Kind.FP32),
+    "bf16": (Kind.BF16, Kind.BF16),
+    "fp8": (Kind.FP8, Kind.FP4),
+}
+"""How a cache keeps latents and the indexer's keys."""
+CSA_PAGE = 64
+HCA_PAGE = 8
+"""Blocks to a packed page: 256 and 1024 tokens at the released ratios."""
 
 
 class LayerShape(NamedTuple):
@@ -38,28 +47,36 @@ class LayerShape(NamedTuple):
     """Whether a block also takes the previous block's tokens (CSA)."""
     index_head_dim: int
     """Width of the indexer's blocks; 0 where all blocks are attended."""
+    rope_dim: int = 0
+    """Last numbers of a latent, which a packed entry keeps in bf16."""
 
 
 @dataclass
 class LayerState:
     """One layer's share of a `State`."""
 
-    window: TokenRing
+    window: LatentRing
     compressor: OverlapState | DisjointState | None
     indexer: OverlapState | None
 
     @classmethod
     def empty(
-        cls, shape: LayerShape, window: int, batch_size: int, dtype: torch.dtype
+        cls, shape: LayerShape, window: int, batch_size: int, kv: str, max_len: int | None
     ) -> LayerState:
+        kind, index_kind = KV_KINDS[kv]
+        width, rope, ratio = shape.head_dim, shape.rope_dim, shape.ratio
+        ring = LatentRing.empty(batch_size, Layout(kind, width, rope, window))
+        most = max_len // ratio if max_len is not None and ratio else None
         compressor: OverlapState | DisjointState | None = None
         indexer = None
         if shape.overlap:
-            compressor = OverlapState.empty(batch_size, shape.ratio, shape.head_dim, dtype)
-            indexer = OverlapState.empty(batch_size, shape.ratio, shape.index_head_dim, dtype)
-        elif shape.ratio:
-            compressor = DisjointState.empty(batch_size, shape.ratio, shape.head_dim, dtype)
-        ring = TokenRing(torch.zeros(batch_size, window, shape.head_dim, dtype=dtype))
+            blocks = Layout(kind, width, rope, CSA_PAGE)
+            keys = Layout(index_kind, shape.index_head_dim, 0, CSA_PAGE)
+            compressor = OverlapState.empty(batch_size, ratio, blocks, most)
+            indexer = OverlapState.empty(batch_size, ratio, keys, most)
+        elif ratio:
+            blocks = Layout(kind, width, rope, HCA_PAGE)
+            compressor = DisjointState.empty(batch_size, ratio, blocks, most)
         return cls(ring, compressor, indexer)
 
     def parts(self) -> list[tuple[str, OverlapState | DisjointState]]:
@@ -98,12 +115,13 @@ class State:
         kv_dtype: str = "fp32",
         max_len: int | None = None,
     ) -> None:
-        if kv_dtype not in KV_DTYPES:
-            raise ConfigError(f"kv_dtype {kv_dtype!r} is not one of {', '.join(KV_DTYPES)}")
+        if kv_dtype not in KV_KINDS:
+            raise ConfigError(f"kv_dtype {kv_dtype!r} is not one of {', '.join(KV_KINDS)}")
         self.kv_dtype, self.max_len = kv_dtype, max_len
-        dtype = KV_DTYPES[kv_dtype]
         self.lengths_B = torch.zeros(batch_size, dtype=torch.int64)
-        self.layers = [LayerState.empty(shape, window, batch_size, dtype) for shape in shapes]
+        self.layers = [
+            LayerState.empty(shape, window, batch_size, kv_dtype, max_len) for shape in shapes
+        ]
 
     @property
     def batch_size(self) -> int:
@@ -207,7 +225,7 @@ class State:
             for kind, part in layer.parts():
                 entries = part.entries
                 named.append((f"{number}.{kind}.pending", part.pending.data))
-                data = entries.values_BMw if trimmed else entries.data
+                data = entries.used if trimmed else entries.data
                 named.append((f"{number}.{kind}.entries", data))
                 if trimmed:
                     named.append((f"{number}.{kind}.entries.counts", entries.counts_B))

@@ -2,12 +2,17 @@
 
 from baleen.kernels.attend import Blocks, attend
 from baleen.kernels.backend import Backend, using
+from baleen.kernels.entries import Entries, Layout
+from baleen.kernels.kind import Kind
 from baleen.kernels.rows import norm_rotate, rotate_back, swiglu
 from baleen.kernels.select import select_blocks
 
 __all__ = [
     "Backend",
     "Blocks",
+    "Entries",
+    "Kind",
+    "Layout",
     "attend",
     "norm_rotate",
     "rotate_back",

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from baleen.kernels.native import KINDS, AttendArgs, address, readable, serves
+from baleen.kernels.entries import Entries, readable, row_bytes
+from baleen.kernels.native import KINDS, AttendArgs, address, serves
 from baleen.kernels.precision import widen
 from baleen.kernels.ring import latest
 
@@ -25,7 +25,7 @@ QUERY_TILE = 128
 class Blocks(NamedTuple):
     """The compressed blocks of a layer and which of them each query attends."""
 
-    values_BMc: Tensor
+    entries: Entries
     limits_BT: Tensor
     """int64 [B or 1, T]: a query may see the first so many blocks."""
     picks_BTK: Tensor | None = None
@@ -44,7 +44,7 @@ class Attended(NamedTuple):
 def attend(
     q_BTHc: Tensor,
     sinks_H: Tensor,
-    ring_BWc: Tensor,
+    ring: Entries,
     kv_BTc: Tensor,
     starts_B: Tensor,
     blocks: Blocks | None,
@@ -52,20 +52,21 @@ def attend(
 ) -> Attended:
     """softmax(q k / sqrt(c)) k over W latents (the query's own token last) and the blocks, fp32.
 
-    `ring_BWc` holds the tokens in front of the call, `kv_BTc` the call's own. Rows whose `starts`
-    agree may pass one start for all. The sink, one logit per head, enters the denominator only.
+    `ring` holds the tokens in front of the call, `kv_BTc` the call's own, rounded as they will be
+    stored. Rows whose `starts` agree may pass one start for all. The sink, one logit per head,
+    enters the denominator only.
     """
-    if blocks is not None and blocks.values_BMc.shape[1] == 0:
+    if blocks is not None and blocks.entries.length == 0:
         blocks = None
-    values = None if blocks is None else blocks.values_BMc
-    library = serves(widen(q_BTHc), sinks_H, width=q_BTHc.shape[-1])
-    stored = (ring_BWc, kv_BTc) if values is None else (ring_BWc, kv_BTc, values)
+    kv_BTc = widen(kv_BTc)
+    library = serves(widen(q_BTHc), widen(sinks_H), kv_BTc, width=q_BTHc.shape[-1])
+    stored = [ring] if blocks is None else [ring, blocks.entries]
     if library is not None and not want_weights and readable(*stored):
-        out = _attend_native(library, widen(q_BTHc), sinks_H, ring_BWc, kv_BTc, starts_B, blocks)
+        out = _attend_native(library, widen(q_BTHc), widen(sinks_H), ring, kv_BTc, starts_B, blocks)
         return Attended(out, None)
-    window = ring_BWc.shape[1]
-    past = latest(ring_BWc, starts_B, window - 1)
-    keys_BSc = torch.cat([widen(past), widen(kv_BTc)], dim=1)
+    window = ring.length
+    past = latest(ring.values(), starts_B, window - 1)
+    keys_BSc = torch.cat([widen(past), kv_BTc], dim=1)
     outs, weights = [], []
     for start in range(0, q_BTHc.shape[1], QUERY_TILE):
         q = widen(q_BTHc[:, start : start + QUERY_TILE]) / math.sqrt(q_BTHc.shape[-1])
@@ -86,7 +87,7 @@ def _tile(blocks: Blocks | None, start: int) -> Blocks | None:
     limits = blocks.limits_BT[:, start : start + QUERY_TILE]
     picks = blocks.picks_BTK
     return Blocks(
-        blocks.values_BMc, limits, None if picks is None else picks[:, start : start + QUERY_TILE]
+        blocks.entries, limits, None if picks is None else picks[:, start : start + QUERY_TILE]
     )
 
 
@@ -106,11 +107,11 @@ def _attend_tile(
         near_BTHS, far_BTHX = joint[..., :-1], joint[..., :0]
         return Attended(_mix(near_BTHS, near_BSc), far_BTHX)
     if blocks.picks_BTK is None:
-        values = widen(blocks.values_BMc)
+        values = widen(blocks.entries.values())
         far_logits = (flat_BLc @ values.transpose(1, 2)).unflatten(1, (-1, heads))
         hidden = torch.arange(values.shape[1]) >= blocks.limits_BT.unsqueeze(-1)
     else:
-        values = widen(gather(blocks.values_BMc, blocks.picks_BTK))
+        values = widen(blocks.entries.gather(blocks.picks_BTK))
         far_logits = q_BTHc @ values.transpose(2, 3)
         hidden = blocks.picks_BTK < 0
     far_logits = far_logits.masked_fill(hidden.unsqueeze(2), -torch.inf)
@@ -133,32 +134,22 @@ def _band(num_queries: int, num_keys: int, firsts_B: Tensor) -> Tensor:
     return near_TS & real_BS.unsqueeze(1)
 
 
-def gather(values_BMc: Tensor, picks_BTK: Tensor) -> Tensor:
-    """The picked blocks, [B, T, K, c]; a pick of -1 gives block 0, to be masked by the caller.
-
-    It reads through an embedding look-up, whose gradient is summed far faster than an index's.
-    """
-    batch, num_blocks = values_BMc.shape[:2]
-    offset_B11 = (torch.arange(batch) * num_blocks).view(-1, 1, 1)
-    return F.embedding(picks_BTK.clamp(min=0) + offset_B11, values_BMc.flatten(0, 1))
-
-
 def _attend_native(
     library: ctypes.CDLL,
     q_BTHc: Tensor,
     sinks_H: Tensor,
-    ring_BWc: Tensor,
+    ring: Entries,
     kv_BTc: Tensor,
     starts_B: Tensor,
     blocks: Blocks | None,
 ) -> Tensor:
     batch, tokens, heads, width = q_BTHc.shape
-    q, ring, kv = q_BTHc.contiguous(), ring_BWc.contiguous(), kv_BTc.contiguous()
+    q, kv, layout = q_BTHc.contiguous(), kv_BTc.contiguous(), ring.layout
     out = torch.empty_like(q)
     args = AttendArgs(
         q=address(q),
         sinks=address(sinks_H),
-        ring=address(ring),
+        ring=address(ring.data),
         kv=address(kv),
         starts=address(starts_B),
         out=address(out),
@@ -166,15 +157,18 @@ def _attend_native(
         tokens=tokens,
         heads=heads,
         width=width,
-        window=ring.shape[1],
-        kind=KINDS[ring.dtype],
+        window=ring.length,
+        kind=KINDS[layout.kind],
+        rope=layout.rope,
         starts_stride=int(len(starts_B) > 1),
+        ring_stride=row_bytes(ring),
         threads=torch.get_num_threads(),
     )
     if blocks is not None:
         limits = blocks.limits_BT.contiguous()
-        args.blocks = address(blocks.values_BMc)
-        args.blocks_stride = blocks.values_BMc.stride(0) // width
+        args.blocks = address(blocks.entries.data)
+        args.blocks_stride = row_bytes(blocks.entries)
+        args.page = blocks.entries.layout.page
         args.limits = address(limits)
         args.limits_stride = tokens if len(limits) > 1 else 0
         if blocks.picks_BTK is not None:

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from baleen.errors import BaleenError
 from baleen.kernels.backend import Backend, preferred
+from baleen.kernels.kind import Kind
 
 LIBRARY = Path(__file__).parent / "lib" / "libbaleen_kernels.so"
-INTERFACE = 3
-KINDS = {torch.float32: 0, torch.bfloat16: 1}
-"""Numbers of the storage types of keys."""
+INTERFACE = 5
+KINDS = {Kind.FP32: 0, Kind.BF16: 1, Kind.FP8: 2, Kind.FP4: 3}
+"""Numbers of the forms of cached entries."""
+MATRIX_KINDS = {torch.float32: 0, torch.bfloat16: 1}
+"""Numbers of the types of weights."""
 VECTOR = 8
 """Widths are multiples of so many numbers, else torch computes."""
 
@@ -35,15 +38,15 @@ def _fields(pointers: str, sizes: str, numbers: str = "") -> list[tuple[str, typ
 class AttendArgs(ctypes.Structure):
     _fields_ = _fields(
         "q sinks ring kv starts blocks limits picks out",
-        "batch tokens heads width window topk kind starts_stride limits_stride blocks_stride"
-        " threads",
+        "batch tokens heads width window topk kind rope page starts_stride limits_stride"
+        " ring_stride blocks_stride threads",
     )
 
 
 class SelectArgs(ctypes.Structure):
     _fields_ = _fields(
         "q weights keys limits picks",
-        "batch tokens heads width topk kind limits_stride keys_stride threads",
+        "batch tokens heads width topk kind page limits_stride keys_stride threads",
     )
 
 
@@ -69,6 +72,10 @@ class GateArgs(ctypes.Structure):
     _fields_ = _fields("gate up weights out", "rows width threads", "limit")
 
 
+class PackArgs(ctypes.Structure):
+    _fields_ = _fields("values rows places data", "count width rope page kind stride")
+
+
 class Matrix(ctypes.Structure):
     """A weight matrix as stored; null where a layer has none."""
 
@@ -83,7 +90,7 @@ class CompressorArgs(ctypes.Structure):
     _fields_ = (
         ("wkv", Matrix),
         ("wgate", Matrix),
-        *_fields("ape norm pending entries", "ratio width overlaps"),
+        *_fields("ape norm pending entries", "ratio width overlaps kind page"),
     )
 
 
@@ -126,6 +133,7 @@ OPERATIONS: dict[str, type[ctypes.Structure]] = {
     "read_out": MixArgs,
     "norm_rotate": NormRotateArgs,
     "gate": GateArgs,
+    "pack": PackArgs,
     "step": StepArgs,
 }
 CHECKED = {"select", "step"}
@@ -172,10 +180,3 @@ def serves(*tensors: Tensor | None, width: int) -> ctypes.CDLL | None:
 def address(tensor: Tensor | None) -> int | None:
     """Where a contiguous tensor's numbers begin; None for None."""
     return None if tensor is None else tensor.data_ptr()
-
-
-def readable(*keys: Tensor) -> bool:
-    """Whether keys are stored alike and in a kind that the library reads, without gradients."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in keys):
-        return False
-    return keys[0].dtype in KINDS and all(tensor.dtype == keys[0].dtype for tensor in keys)

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from baleen.errors import NumericsError
-from baleen.kernels.native import KINDS, SelectArgs, address, readable, serves
+from baleen.kernels.entries import Entries, readable, row_bytes
+from baleen.kernels.kind import Kind
+from baleen.kernels.native import KINDS, SelectArgs, address, serves
+from baleen.kernels.packing import hadamard
 from baleen.kernels.precision import widen
 
 TILE_ELEMENTS = 1 << 22
@@ -28,7 +31,7 @@ def nan_score() -> NumericsError:
 
 
 def select_blocks(
-    q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor, topk: int
+    q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries, limits_BT: Tensor, topk: int
 ) -> Tensor:
     """The `topk` best of each query's first `limits` blocks: int32 [B, T, K], ascending, then -1.
 
@@ -37,13 +40,15 @@ def select_blocks(
     Raises:
         NumericsError: a score is NaN.
     """
+    if keys.layout.kind is Kind.FP4:
+        q_BTHc = hadamard(q_BTHc)  # as the keys were
     library = serves(widen(q_BTHc), widen(weights_BTH), width=q_BTHc.shape[-1])
-    if library is not None and readable(keys_BMc):
-        return _select_native(library, widen(q_BTHc), widen(weights_BTH), keys_BMc, limits_BT, topk)
-    per_query = max(1, q_BTHc.shape[0] * q_BTHc.shape[2] * keys_BMc.shape[1])
+    if library is not None and readable(keys):
+        return _select_native(library, widen(q_BTHc), widen(weights_BTH), keys, limits_BT, topk)
+    per_query = max(1, q_BTHc.shape[0] * q_BTHc.shape[2] * keys.length)
     step = max(1, TILE_ELEMENTS // per_query)
     limits_BT = limits_BT.expand(q_BTHc.shape[0], -1)
-    parts = []
+    parts, keys_BMc = [], keys.values()
     for start in range(0, q_BTHc.shape[1], step):
         tile = slice(start, start + step)
         scores = score_blocks(q_BTHc[:, tile], weights_BTH[:, tile], keys_BMc)
@@ -85,18 +90,18 @@ def _select_native(
     library: ctypes.CDLL,
     q_BTHc: Tensor,
     weights_BTH: Tensor,
-    keys_BMc: Tensor,
+    keys: Entries,
     limits_BT: Tensor,
     topk: int,
 ) -> Tensor:
     batch, tokens, heads, width = q_BTHc.shape
     q, weights, limits = q_BTHc.contiguous(), weights_BTH.contiguous(), limits_BT.contiguous()
-    kept = min(topk, keys_BMc.shape[1])
+    kept = min(topk, keys.length)
     picks = torch.empty(batch, tokens, kept, dtype=torch.int32)
     args = SelectArgs(
         q=address(q),
         weights=address(weights),
-        keys=address(keys_BMc),
+        keys=address(keys.data),
         limits=address(limits),
         picks=address(picks),
         batch=batch,
@@ -104,9 +109,10 @@ def _select_native(
         heads=heads,
         width=width,
         topk=kept,
-        kind=KINDS[keys_BMc.dtype],
+        kind=KINDS[keys.layout.kind],
+        page=keys.layout.page,
         limits_stride=tokens if len(limits) > 1 else 0,
-        keys_stride=keys_BMc.stride(0) // width,
+        keys_stride=row_bytes(keys),
         threads=torch.get_num_threads(),
     )
     if not library.baleen_select(ctypes.byref(args)):

@@ -6,6 +6,8 @@ sink per head. Source: DeepSeek-V4 report section 2.3; released inference code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +47,8 @@ class Attention(nn.Module):
         if self.kind is LayerKind.CSA:
             self.indexer = Indexer(config)
         self.set_frequencies(config)
+        self.quantize: Callable[[Tensor], Tensor] | None = None
+        """Rounds the latents of the window, where quantisation is simulated."""
         self.sees_blocks = True
         """Off only in ablations: the layer then attends its window alone."""
 
@@ -66,12 +70,15 @@ class Attention(nn.Module):
         eps = self.config.rms_norm_eps
         q_BTHc = norm_rotate(q_BTHc, None, phases, eps)
         kv_BT1c = norm_rotate(self.wkv(x_BTd).unsqueeze(2), self.kv_norm.weight, phases, eps)
-        kv_BTc = kv_BT1c.squeeze(2).to(x_BTd.dtype).to(state.window.data.dtype)
+        latent_BTc = kv_BT1c.squeeze(2).to(x_BTd.dtype)
+        if self.quantize is not None:
+            latent_BTc = self.quantize(latent_BTc)
+        kv_BTc = state.window.layout.rounded(latent_BTc)
         # blocks first: a query sees the block that its own token completes
         blocks = self._blocks(x_BTd, qr_BTC, span, state, phases, trace)
         teaches = trace is not None and trace.teaches_indexer and self.indexer is not None
         out, weights_BTHX = attend(
-            q_BTHc, self.attn_sink, state.window.data, kv_BTc, span.common_starts, blocks, teaches
+            q_BTHc, self.attn_sink, state.window.view, kv_BTc, span.common_starts, blocks, teaches
         )
         state.window.write(kv_BTc, span)
         if trace is not None and weights_BTHX is not None:
@@ -106,7 +113,7 @@ class Attention(nn.Module):
             picks = self._choose(x_BTd, qr_BTC, span, state, phases, limits_BT, trace)
         if not self.sees_blocks:
             limits_BT, picks = torch.zeros_like(limits_BT), None
-        return Blocks(state.compressor.entries.values_BMw, limits_BT, picks)
+        return Blocks(state.compressor.entries.view, limits_BT, picks)
 
     def _choose(
         self,
@@ -124,16 +131,15 @@ class Attention(nn.Module):
             # the indexer learns from the attention, and the attention never from the indexer
             x_BTd, qr_BTC = x_BTd.detach(), qr_BTC.detach()
         self.indexer.absorb(x_BTd, span, state.indexer)
-        keys_BMc = state.indexer.entries.values_BMw
-        num_blocks = keys_BMc.shape[1]
-        if num_blocks <= self.indexer.topk and trace is None:
+        keys = state.indexer.entries.view
+        if keys.length <= self.indexer.topk and trace is None:
             return None  # everything is kept, so there is nothing to score
         query = self.indexer.queries(x_BTd, qr_BTC, phases)
         picks = None
-        if num_blocks > self.indexer.topk:
-            picks = self.indexer.select(*query, keys_BMc, limits_BT)
+        if keys.length > self.indexer.topk:
+            picks = self.indexer.select(*query, keys, limits_BT)
         if trace is not None:
-            trace.scored(self.layer, self.indexer.scores(*query, keys_BMc), limits_BT, picks)
+            trace.scored(self.layer, self.indexer.scores(*query, keys), limits_BT, picks)
         return picks
 
     def _project(self, o_BTHc: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ each. Source: DeepSeek-V4 report section 2.3, released inference code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,8 @@ class Compressor(nn.Module):
         self.wgate = nn.Linear(config.hidden_size, self.halves * width, bias=False)
         self.ape = nn.Parameter(torch.zeros(ratio, self.halves * width))
         self.norm = RMSNorm(width, config.rms_norm_eps)
+        self.quantize: Callable[[Tensor], Tensor] | None = None
+        """Rounds finished blocks, where quantisation is simulated."""
 
     def forward(self, x_BTd: Tensor, span: Span, state: OverlapState | DisjointState) -> None:
         """Takes in the call's tokens; appends each block that they complete to `state`."""
@@ -47,6 +51,8 @@ class Compressor(nn.Module):
         if pooled is None:
             return
         entries = self._finish(pooled, span, first_B).to(x_BTd.dtype)
+        if self.quantize is not None:
+            entries = self.quantize(entries)
         if span.start is None:
             state.entries.append_ragged(entries, done_B)
         else:

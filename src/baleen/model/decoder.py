@@ -17,6 +17,7 @@ from baleen.cache import DisjointState, LayerState, OverlapState, State
 from baleen.kernels.backend import Backend, preferred
 from baleen.kernels.native import (
     KINDS,
+    MATRIX_KINDS,
     VECTOR,
     CompressorArgs,
     LayerArgs,
@@ -27,6 +28,7 @@ from baleen.kernels.native import (
 )
 from baleen.kernels.select import nan_score
 from baleen.model.compressor import Compressor
+from baleen.model.formats.packed import StoredMatrix
 from baleen.model.hyper_connections import HyperConnection
 from baleen.model.moe import Experts
 
@@ -73,7 +75,7 @@ class Decoder:
             if not _place_state(self._layers_of()[number], layer, position):
                 return None
         args = self._args
-        args.kind = KINDS[state.layers[0].window.data.dtype]
+        args.kind = KINDS[state.layers[0].window.layout.kind]
         args.token, args.position = int(ids_BT[0, 0]), position
         out = torch.empty(1, 1, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
@@ -185,7 +187,7 @@ def _blocks(model: Transformer) -> list[Block]:
 
 
 def _matrix(weight: Tensor) -> Matrix:
-    return Matrix(weight.data_ptr(), KINDS[weight.dtype])
+    return Matrix(weight.data_ptr(), MATRIX_KINDS[weight.dtype])
 
 
 def _suits(model: Transformer) -> bool:
@@ -201,19 +203,22 @@ def _suits(model: Transformer) -> bool:
         config.moe_intermediate_size,
     )
     plain = all(
-        p.dtype in KINDS and p.device.type == "cpu" and p.is_contiguous()
+        p.dtype in MATRIX_KINDS and p.device.type == "cpu" and p.is_contiguous()
         for p in model.parameters()
     )
     stacked = all(type(block.ffn.experts) is Experts for block in _blocks(model))
     linear = all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
-    return plain and stacked and linear and not any(width % VECTOR for width in widths)
+    stored = any(isinstance(m, StoredMatrix) for m in model.modules())
+    return (
+        plain and stacked and linear and not stored and not any(width % VECTOR for width in widths)
+    )
 
 
 def _untouched(model: Transformer) -> bool:
     """Whether no layer has been told to attend otherwise, as ablations do."""
     for block in _blocks(model):
         attn = block.attn
-        if not attn.sees_blocks:
+        if not attn.sees_blocks or attn.quantize is not None:
             return False
         if attn.indexer is not None:
             if "select" in attn.indexer.__dict__:
@@ -225,7 +230,7 @@ def _untouched(model: Transformer) -> bool:
 def _place_state(target: LayerArgs, layer: LayerState, position: int) -> bool:
     """Makes a layer's state writable and hands over where it lies; False for a foreign kind."""
     ring = layer.window.writable()
-    if ring.dtype not in KINDS or not ring.is_contiguous():
+    if ring.dtype != layer.window.layout.dtype or not ring.is_contiguous():
         return False
     target.ring = ring.data_ptr()
     if layer.compressor is not None:
@@ -239,5 +244,7 @@ def _place_compressor(
     target: CompressorArgs, part: OverlapState | DisjointState, position: int
 ) -> None:
     part.entries.reserve((position + 1) // part.ratio)
+    layout = part.entries.layout
+    target.kind, target.page = KINDS[layout.kind], layout.page
     target.pending = part.pending.writable().data_ptr()
     target.entries = part.entries.data.data_ptr()

@@ -5,10 +5,13 @@ Source: DeepSeek-V3.2 report section 2.1, DeepSeek-V4 report section 2.3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from baleen.cache import OverlapState, Span
-from baleen.kernels import norm_rotate, select_blocks
+from baleen.kernels import Entries, Kind, norm_rotate, select_blocks
+from baleen.kernels.packing import hadamard
 from baleen.kernels.precision import widen
 from baleen.kernels.select import score_blocks
 from baleen.model.compressor import Compressor
@@ -25,6 +28,8 @@ class Indexer(nn.Module):
         self.wq_b = nn.Linear(config.q_lora_rank, self.heads * self.width, bias=False)
         self.weights_proj = nn.Linear(config.hidden_size, self.heads, bias=False)
         self.compressor = Compressor(config, CSA_RATIO, self.width)
+        self.quantize: Callable[[Tensor], Tensor] | None = None
+        """Rounds queries; the compressor rounds keys, where quantisation is simulated."""
 
     def absorb(self, x_BTd: Tensor, span: Span, state: OverlapState) -> None:
         """Takes the call's tokens into the indexer's own blocks."""
@@ -34,14 +39,17 @@ class Indexer(nn.Module):
         """Queries [B, T, H, c] and the fp32 weight of each head [B, T, H]."""
         q_BTHc = self.wq_b(qr_BTC).unflatten(-1, (self.heads, -1))
         weights_BTH = widen(self.weights_proj(x_BTd)) * (self.width * self.heads) ** -0.5
-        return norm_rotate(q_BTHc, None, phases, None), weights_BTH
+        q_BTHc = norm_rotate(q_BTHc, None, phases, None)
+        return q_BTHc if self.quantize is None else self.quantize(q_BTHc), weights_BTH
 
     def select(
-        self, q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor
+        self, q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries, limits_BT: Tensor
     ) -> Tensor:
         """The chosen blocks, int32 [B, T, K], ascending, then -1."""
-        return select_blocks(q_BTHc, weights_BTH, keys_BMc, limits_BT, self.topk)
+        return select_blocks(q_BTHc, weights_BTH, keys, limits_BT, self.topk)
 
-    def scores(self, q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor) -> Tensor:
+    def scores(self, q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries) -> Tensor:
         """Every block's score, fp32 [B, T, M], with gradients; for training and inspection."""
-        return score_blocks(q_BTHc, weights_BTH, keys_BMc)
+        if keys.layout.kind is Kind.FP4:
+            q_BTHc = hadamard(q_BTHc)
+        return score_blocks(q_BTHc, weights_BTH, keys.values())

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baleen.model.mtp import block_of, draft
+from baleen.model.mtp import block_of, draft, packed_draft
+from baleen.model.packing import Packing
 from baleen.model.trace import Trace
 from baleen.model.transformer import Transformer
 
@@ -37,14 +38,21 @@ def mtp_loss(
     ids_BT: Tensor,
     targets_BT: Tensor,
     trace: Trace | None = None,
+    packing: Packing | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the drafts: position t, shown token t + 1, is asked for token t + 2.
 
     `targets_BT` are the next tokens of `ids_BT`, as for `next_token_loss`. Where either of the two
-    tokens ahead is `IGNORED`, there is nothing to draft. The last position, which has no next token
-    to be shown, is shown token 0, so that the pass has the shape of the model's own.
+    tokens ahead is `IGNORED`, there is nothing to draft. The last position of a row or of a packed
+    document, which has no next token to be shown, is shown token 0, so that the pass has the shape
+    of the model's own.
     """
-    made = draft(model, streams_BTNd, F.pad(ids_BT[:, 1:], (0, 1)), trace=trace)
+    next_BT = F.pad(ids_BT[:, 1:], (0, 1))
+    if packing is None:
+        made = draft(model, streams_BTNd, next_BT, trace=trace)
+    else:
+        next_BT = next_BT.masked_fill(packing.is_last_L, 0)
+        made = packed_draft(model, streams_BTNd, next_BT, packing, trace)
     after_next = F.pad(targets_BT[:, 1:], (0, 1), value=IGNORED)
     after_next = after_next.masked_fill(targets_BT == IGNORED, IGNORED)
     return next_token_loss(model, made.hidden_BTd, after_next)

@@ -6,6 +6,7 @@ scores).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,8 @@ class Experts(nn.Module):
         super().__init__()
         e, i, d = config.n_routed_experts, config.moe_intermediate_size, config.hidden_size
         self.limit = config.swiglu_limit
+        self.quantize: Callable[[Tensor], Tensor] | None = None
+        """Rounds what enters w2, where quantisation is simulated."""
         self.w1 = nn.Parameter(torch.empty(e, i, d))
         self.w3 = nn.Parameter(torch.empty(e, i, d))
         self.w2 = nn.Parameter(torch.empty(e, d, i))
@@ -82,6 +85,8 @@ class Experts(nn.Module):
         gate_RI = torch.cat([x @ self.w1[e].T for e, x in runs])
         up_RI = torch.cat([x @ self.w3[e].T for e, x in runs])
         hidden_RI = swiglu(gate_RI, up_RI, self.limit, routing.weights_LK.flatten()[order_R])
+        if self.quantize is not None:
+            hidden_RI = self.quantize(hidden_RI)
         parts = hidden_RI.to(x_Ld.dtype).split([len(x) for _, x in runs])
         out_Rd = torch.cat([h @ self.w2[e].T for (e, _), h in zip(runs, parts, strict=True)])
         place_R = torch.empty_like(order_R)

@@ -24,6 +24,7 @@ from baleen.errors import ConfigError, UsageError
 from baleen.model.config import ModelConfig
 from baleen.model.hyper_connections import StreamHead
 from baleen.model.layers import RMSNorm
+from baleen.model.packing import Packing
 from baleen.model.trace import Trace
 from baleen.model.transformer import Block, Transformer
 
@@ -55,8 +56,8 @@ class MTPBlock(Block):
         streams_BTNd: Tensor,
         embedded_BTd: Tensor,
         next_BT: Tensor,
-        span: Span,
-        state: LayerState,
+        span: Span | Packing,
+        state: LayerState | None,
         trace: Trace | None,
     ) -> Draft:
         """Streams at t with token t + 1 (its id and its embedding) to the draft of token t + 2."""
@@ -90,6 +91,18 @@ def draft(
     return made
 
 
+def packed_draft(
+    model: Transformer,
+    streams_1LNd: Tensor,
+    next_1L: Tensor,
+    packing: Packing,
+    trace: Trace | None = None,
+) -> Draft:
+    """`draft` within each document of a packed row."""
+    embedded = model.embed(next_1L)
+    return block_of(model).draft(streams_1LNd, embedded, next_1L, packing, None, trace)
+
+
 def block_of(model: Transformer) -> MTPBlock:
     """The model's MTP block.
 
@@ -107,7 +120,7 @@ def block_of(model: Transformer) -> MTPBlock:
 
 def new_draft_state(model: Transformer, batch_size: int = 1, kv_dtype: str = "fp32") -> State:
     """An empty past for the MTP block: a window, nothing else."""
-    shape = LayerShape(model.config.head_dim, 0, False, 0)
+    shape = LayerShape(model.config.head_dim, 0, False, 0, model.config.qk_rope_head_dim)
     return State([shape], model.config.sliding_window, batch_size, kv_dtype)
 
 

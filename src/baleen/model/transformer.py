@@ -20,6 +20,7 @@ from baleen.model.decoder import Decoder
 from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
+from baleen.model.packing import Packing
 from baleen.model.trace import Trace
 
 if TYPE_CHECKING:
@@ -54,10 +55,19 @@ class Block(nn.Module):
         self.hc_ffn = site()
 
     def forward(
-        self, x_BTNd: Tensor, ids_BT: Tensor, span: Span, state: LayerState, trace: Trace | None
+        self,
+        x_BTNd: Tensor,
+        ids_BT: Tensor,
+        span: Span | Packing,
+        state: LayerState | None,
+        trace: Trace | None,
     ) -> Tensor:
+        """The streams behind this layer; a packed row has no state, it is whole documents."""
         mixing = self.hc_attn(x_BTNd, self.attn_norm)
-        attended = self.attn(mixing.input_BTd, span, state, trace)
+        if isinstance(span, Packing):
+            attended = span.attend(self.attn, mixing.input_BTd, trace)
+        else:
+            attended = self.attn(mixing.input_BTd, span, state, trace)
         x_BTNd = expand(attended, x_BTNd, mixing)
         mixing = self.hc_ffn(x_BTNd, self.ffn_norm)
         fed, routing = self.ffn(mixing.input_BTd, ids_BT)
@@ -85,6 +95,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.provenance: Provenance | None = None
         """Of a loaded model, what its folder said besides the values."""
+        self.quant_sim = False
+        """Whether quantised computing is simulated; switched by `simulate_quantization`."""
         self.mtp = nn.ModuleList()
         """The block that drafts the token after next, if the model has one; see `mtp.py`."""
         if config.num_nextn_predict_layers:
@@ -101,12 +113,14 @@ class Transformer(nn.Module):
         device: str = "cpu",
         weights: str = "decoded",
         revision: str | None = None,
+        quant_sim: bool = False,
     ) -> Transformer:
         """Loads a model folder, or a Hub id `owner/name`, which is fetched first.
 
         `dtype` is what is computed in, None is fp32; what V4 keeps in fp32 stays so. `weights`:
         "decoded" for plain tensors, "packed" to keep codes in memory, "mapped" to read from the
-        files what each token needs; see `formats.packed.Residence`.
+        files what each token needs; see `formats.packed.Residence`. `quant_sim` computes as if the
+        released kernels did, see `simulate_quantization`.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected, of the wrong shape or dtype, or cannot
@@ -115,7 +129,18 @@ class Transformer(nn.Module):
         from baleen.model.checkpoint import load_checkpoint
         from baleen.model.formats.hub import resolve
 
-        return load_checkpoint(resolve(source, revision), dtype, weights).to(device)
+        model = load_checkpoint(resolve(source, revision), dtype, weights).to(device)
+        return model.simulate_quantization(quant_sim)
+
+    def simulate_quantization(self, on: bool = True) -> Transformer:
+        """Rounds activations where the released kernels compute in FP8 or FP4; returns the model.
+
+        Gradients pass straight through. Weights stay what they are.
+        """
+        from baleen.model.formats.simulation import simulate
+
+        simulate(self, on)
+        return self
 
     def save_pretrained(
         self, folder: str | Path, format: str = "bf16", max_shard_bytes: int = 4 << 30
@@ -132,7 +157,11 @@ class Transformer(nn.Module):
     def new_state(
         self, batch_size: int = 1, kv_dtype: str = "fp32", max_len: int | None = None
     ) -> State:
-        """An empty past for `batch_size` sequences; a sequence longer than `max_len` is refused."""
+        """An empty past for `batch_size` sequences.
+
+        `kv_dtype` is "fp32", "bf16" or "fp8" (latents in fp8 with a bf16 rotary part, the indexer's
+        keys in fp4). With `max_len` all room is reserved at once, and a longer sequence refused.
+        """
         config = self.config
         shapes = [
             LayerShape(
@@ -140,6 +169,7 @@ class Transformer(nn.Module):
                 config.compress_ratios[layer],
                 kind is LayerKind.CSA,
                 config.index_head_dim if kind is LayerKind.CSA else 0,
+                config.qk_rope_head_dim,
             )
             for layer, kind in enumerate(config.layer_kinds)
         ]
@@ -205,6 +235,20 @@ class Transformer(nn.Module):
         `readout` makes of them what `hidden` returns; the MTP block takes them as they are.
         """
         return self._chunk(ids_BT, self._prepare(ids_BT, state), counts_B, trace)
+
+    def packed_streams(
+        self, ids_1L: Tensor, packing: Packing, trace: Trace | None = None
+    ) -> Tensor:
+        """`streams` [1, L, N, d] of documents in one row, each as if it were alone."""
+        self._check_ids(ids_1L)
+        if ids_1L.shape != (1, packing.num_tokens):
+            raise UsageError(
+                f"ids are {list(ids_1L.shape)}, the packing holds {packing.num_tokens} tokens"
+            )
+        x_BTNd: Tensor = self.embed(ids_1L).unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
+        for block in self.layers:
+            x_BTNd = block(x_BTNd, ids_1L, packing, None, trace)
+        return x_BTNd
 
     def readout(self, streams_BTNd: Tensor) -> Tensor:
         """The normalised vectors [B, T, d] of streams that left the last layer."""

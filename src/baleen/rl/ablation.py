@@ -9,6 +9,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from baleen.kernels import Entries
 from baleen.kernels.select import best_blocks
 from baleen.model import LayerKind, Transformer
 from baleen.model.attention import Attention
@@ -48,8 +49,8 @@ def _random_choice(indexer: Indexer):  # type: ignore[no-untyped-def]
     """A stand-in for `Indexer.select` that prefers blocks at random, anew at every call."""
     generator = torch.Generator().manual_seed(0)
 
-    def select(q_BTHc: Tensor, weights_BTH: Tensor, keys_BMc: Tensor, limits_BT: Tensor) -> Tensor:
-        scores = torch.rand(*q_BTHc.shape[:2], keys_BMc.shape[1], generator=generator)
+    def select(q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries, limits_BT: Tensor) -> Tensor:
+        scores = torch.rand(*q_BTHc.shape[:2], keys.length, generator=generator)
         return best_blocks(scores, limits_BT, indexer.topk)
 
     return select

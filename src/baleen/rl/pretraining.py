@@ -10,13 +10,16 @@ Source: DeepSeek-V4 report section 4 (weights and schedule).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from baleen.model import Trace, Transformer
 from baleen.model.losses import (
+    IGNORED,
     MTP_WEIGHT,
     MTP_WEIGHT_LATE,
     SEQUENCE_BALANCE_WEIGHT,
@@ -27,6 +30,8 @@ from baleen.model.losses import (
     next_token_loss,
     sequence_balance_loss,
 )
+from baleen.model.packing import Packing, pack
+from baleen.model.rounding import rounded_weights
 from baleen.rl.objective import clip_gradients
 from baleen.rl.optimizer import HybridOptimizer
 from baleen.rl.parallel import average_gradients, total
@@ -48,6 +53,8 @@ class PretrainingConfig:
     final_lr: float = 0.1
     clip: float = 1.0
     teaches_indexer: bool = True
+    weight_format: str = "fp32"
+    """Passes run on weights rounded as in a file of this format; "fp4" for a last stretch."""
 
     @property
     def decay_start(self) -> int:
@@ -67,33 +74,64 @@ def new_optimizer(model: Transformer, config: PretrainingConfig) -> HybridOptimi
     return HybridOptimizer(model, config.lr_matrix, config.lr_other, config.weight_decay)
 
 
-def losses(
-    model: Transformer, ids_BT: Tensor, targets_BT: Tensor, trace: Trace
-) -> dict[str, Tensor]:
-    """Each loss of one pass over whole rows, unweighted; those that the model lacks are absent."""
-    streams_BTNd = model.streams(ids_BT, trace=trace)
-    found = {"loss": next_token_loss(model, model.readout(streams_BTNd), targets_BT)}
+class TextBatch(NamedTuple):
+    """What one step learns from: whole rows, or documents packed into one row."""
+
+    ids_BT: Tensor
+    targets_BT: Tensor
+    """The next tokens; `IGNORED` where a document ends."""
+    packing: Packing | None = None
+
+    @classmethod
+    def rows(cls, tokens_BT: Tensor) -> TextBatch:
+        """Stretches of T + 1 tokens."""
+        return cls(tokens_BT[:, :-1], tokens_BT[:, 1:])
+
+    @classmethod
+    def packed(cls, documents: Sequence[Sequence[int]]) -> TextBatch:
+        """Documents, none of which sees another or is asked for another's first token."""
+        ids_1L, packing = pack(documents)
+        targets_1L = ids_1L.roll(-1, 1).masked_fill(packing.is_last_L, IGNORED)
+        return cls(ids_1L, targets_1L, packing)
+
+    @property
+    def sequences_L(self) -> Tensor:
+        """The number of each token's sequence."""
+        if self.packing is not None:
+            return self.packing.documents_L
+        return torch.arange(len(self.ids_BT)).repeat_interleave(self.ids_BT.shape[1])
+
+
+def losses(model: Transformer, batch: TextBatch, trace: Trace) -> dict[str, Tensor]:
+    """Each loss of one pass, unweighted; those that the model lacks are absent."""
+    ids, targets, packing = batch
+    if packing is None:
+        streams_BTNd = model.streams(ids, trace=trace)
+    else:
+        streams_BTNd = model.packed_streams(ids, packing, trace)
+    found = {"loss": next_token_loss(model, model.readout(streams_BTNd), targets)}
     if model.mtp:
-        found["mtp"] = mtp_loss(model, streams_BTNd, ids_BT, targets_BT, trace)
+        found["mtp"] = mtp_loss(model, streams_BTNd, ids, targets, trace, packing)
     if trace.indexer_losses:
         found["indexer_kl"] = indexer_loss([trace])
-    rows_BT = torch.arange(len(ids_BT)).unsqueeze(1).expand_as(ids_BT)
-    found["balance"] = sequence_balance_loss(model, trace, rows_BT.flatten())
+    found["balance"] = sequence_balance_loss(model, trace, batch.sequences_L)
     return found
 
 
 def train_step(
     model: Transformer,
     optimizer: HybridOptimizer,
-    tokens_BT: Tensor,
+    batch: TextBatch,
     config: PretrainingConfig,
     step: int,
 ) -> dict[str, float]:
-    """One gradient step on rows of T + 1 tokens; returns each loss and the gradient's norm."""
+    """One gradient step; returns each loss and the gradient's norm."""
     trace = Trace(teaches_indexer=config.teaches_indexer)
-    found = losses(model, tokens_BT[:, :-1], tokens_BT[:, 1:], trace)
     weights = {"mtp": config.mtp_weight(step), "balance": SEQUENCE_BALANCE_WEIGHT}
-    torch.stack([loss * weights.get(name, 1.0) for name, loss in found.items()]).sum().backward()
+    with rounded_weights(model, config.weight_format):
+        found = losses(model, batch, trace)
+        weighted = [loss * weights.get(name, 1.0) for name, loss in found.items()]
+        torch.stack(weighted).sum().backward()
     average_gradients(model)
     norm = clip_gradients(model, config.clip)
     optimizer.step(config.lr_factor(step))

@@ -73,7 +73,7 @@ def _container() -> Backend:
         "privileged": root,
         "users": "65536 ids of its own" if root else "one id: the caller's",
         "network": ["none", "public", "allowlist"],
-        "images": ["host", "directory"],
+        "images": ["host", "directory", "store"],
         "disk": "tmpfs of disk_mb; what is written counts as memory of the box",
         "mounts": ["ro", "rw"],
         "streams": True,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from .spec import BoxSpec, resource_limits
 
 T = TypeVar("T")
 
+SWEEP_EVERY = 10
+OLD_GROUP_S = 5.0
 SWEEPS = 20
 """Ticks after a launcher starts in which dead ones' groups are removed: they empty with delay."""
 
@@ -76,6 +79,7 @@ class Cells:
         self._launcher: Launcher | None = None
         self._launching = asyncio.Lock()
         self._sweeps_left = SWEEPS
+        self._ticks = 0
         self._alive: dict[str, tuple[int, list[str]]] = {}
         """Process 1 and groups of every cell and box, by id."""
         self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
@@ -234,19 +238,26 @@ class Cells:
         self._free_slots.append(slot)
 
     def tick(self) -> None:
-        """Looks after what dead launchers left."""
-        if self._sweeps_left:
-            self._sweeps_left -= 1
+        """Looks after what dead launchers left, at first often, later now and then."""
+        self._ticks += 1
+        if self._sweeps_left or self._ticks % SWEEP_EVERY == 0:
+            self._sweeps_left = max(0, self._sweeps_left - 1)
             self.sweep_groups()
 
     def sweep_groups(self) -> None:
-        """Removes the empty groups of launchers that are dead; a living one's wait for boxes."""
+        """Removes empty groups of dead launchers, and old ones that a removal left behind.
+
+        A cradle's group holds its process and stays; one that is just being filled is not old.
+        """
         kept = {group for _, groups in self._alive.values() for group in groups}
+        old = time.time() - OLD_GROUP_S
         for parent in self.groups.parents:
             for group in parent.glob("z*-*"):
                 launcher = group.name[1:].partition("-")[0]
-                if str(group) not in kept and not Path("/proc", launcher).exists():
-                    with contextlib.suppress(OSError):
+                if str(group) in kept:
+                    continue
+                with contextlib.suppress(OSError):
+                    if not Path("/proc", launcher).exists() or group.stat().st_mtime < old:
                         group.rmdir()
 
     async def stop(self) -> None:

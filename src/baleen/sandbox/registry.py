@@ -178,7 +178,8 @@ class Registry:
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
         self._alive[box.id] = self._by_request[request] = box
-        self._spares.replace(spec, cell.rootfs)
+        if not spec.one_off:
+            self._spares.replace(spec, cell.rootfs)
         return box
 
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

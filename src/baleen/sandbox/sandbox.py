@@ -71,6 +71,7 @@ class Sandbox:
         job: str | None = None,
         labels: Mapping[str, str] | None = None,
         trajectory: str | os.PathLike[str] | None = None,
+        one_off: bool = False,
     ) -> Sandbox:
         """Makes a box.
 
@@ -92,6 +93,7 @@ class Sandbox:
             job: label by which boxes are reaped together.
             labels: anything, shown in listings.
             trajectory: where its log lies; by default under ``$BALEEN_HOME/logs``.
+            one_off: nobody will ask for its like; none is built ahead.
 
         Raises:
             UsageError: an argument cannot be right.
@@ -121,6 +123,7 @@ class Sandbox:
             job=job,
             labels=dict(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
+            one_off=one_off,
         )
         if Remote.from_environment() is None:
             check_offered(spec)

@@ -115,7 +115,12 @@ class Spares:
 
     async def _discard(self, kind: _Kind) -> None:
         cells, kind.cells = list(kind.cells), deque()
-        await asyncio.gather(*(self._cells.discard(cell) for cell in cells), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(self._cells.discard(cell) for cell in cells), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                _log.warning("a spare was not removed: %s", outcome)
 
     async def clear(self) -> None:
         """Gives everything back now: memory is short, or a setting has changed."""

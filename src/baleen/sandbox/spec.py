@@ -76,6 +76,8 @@ class BoxSpec:
     job: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     trajectory: str | None = None
+    one_off: bool = False
+    """Nobody will ask for its like, so none is built ahead."""
     python: tuple[str, ...] = ()
     """Backend "function": the interpreter and its import path."""
 
@@ -112,7 +114,7 @@ class BoxSpec:
         return cls(**{**data, **lists, "mounts": mounts})
 
 
-_NOT_BUILT = frozenset({"network", "ttl_idle_s", "job", "labels", "trajectory"})
+_NOT_BUILT = frozenset({"network", "ttl_idle_s", "job", "labels", "trajectory", "one_off"})
 
 
 def _positive(name: str, value: float, least: float) -> None:

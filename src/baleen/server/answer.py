@@ -20,7 +20,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from baleen.protocol.events import CallStart, ContentDelta, Event
+from baleen.protocol import tokens
+from baleen.protocol.events import CallStart, ContentDelta, Event, ReasoningDelta
 from baleen.protocol.turn import Turn
 from baleen.server.base import Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
@@ -40,7 +41,7 @@ _BACK_OFF_S = (0.05, 0.5, 2.0)
 
 
 class Answer:
-    """Generates one answer; iterate :meth:`events`, then read the rest."""
+    """Generates one answer: :meth:`open` it, iterate :meth:`events`, then read the rest."""
 
     def __init__(self, gateway: Gateway, prepared: Prepared, answer_id: str) -> None:
         self.id, self.prepared = answer_id, prepared
@@ -112,6 +113,14 @@ class Answer:
 
     # --- the life of an answer -----------------------------------------------------------------
 
+    def open(self) -> None:
+        """Count as running and open the record; to be followed by :meth:`events` at once.
+
+        Raises:
+            KeyConflictError: the idempotency key belongs to another request, or is being answered.
+        """
+        self._record = self._gateway.open_record(self)
+
     async def events(self) -> AsyncGenerator[list[Event], None]:
         """What the model says, in batches as it comes.
 
@@ -121,7 +130,6 @@ class Answer:
         """
         is_whole = False
         try:
-            self._record = self._gateway.open_record(self)
             resumed = self._resume()
             if resumed:
                 yield resumed
@@ -278,6 +286,8 @@ class Answer:
         events = self._parser.feed(ids)
         if not events:
             return events
+        if self._vocabulary.dsml in ids or self._vocabulary.think_close in ids:
+            self._count_leaks(ids, events)
         if self._stops is not None:
             events = self._stops.cut(events)
         for event in events:
@@ -286,6 +296,15 @@ class Answer:
             elif type(event) is CallStart:
                 self._has_calls = True
         return events
+
+    def _count_leaks(self, ids: Sequence[int], events: Sequence[Event]) -> None:
+        """A marker token that comes out as text is a bug; text that spells one is not."""
+        spelled = b"".join(map(self._vocabulary.bytes_of, ids)).decode("utf-8", "replace")
+        for event in events:
+            if isinstance(event, ContentDelta | ReasoningDelta):
+                for marker in (tokens.DSML, tokens.THINK_CLOSE):
+                    if marker in event.text and marker not in spelled:
+                        self._gateway.telemetry.leaks.add()
 
     # --- the end -------------------------------------------------------------------------------
 

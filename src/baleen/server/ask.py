@@ -70,10 +70,12 @@ def read_ask(body: Mapping[str, Any], config: GatewayConfig, *, clamps: bool = F
     """
     options = encode_options(body)
     messages = options.pop("messages")
+    if not isinstance(messages, list):
+        raise BadRequestError("`messages` must be a list")
     if options["effort"] is None:
         options["effort"] = config.effort
     stream_options = expect_object(body.get("stream_options"), "stream_options")
-    last = messages[-1] if isinstance(messages, list) and messages else None
+    last = messages[-1] if messages else None
     if (_integer(body, "n") or 1) != 1:
         raise BadRequestError("Invalid n value (currently only n = 1 is supported)")
     ask = Ask(

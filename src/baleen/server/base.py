@@ -47,6 +47,11 @@ class Constraint:
     in_block: bool = False
     """The prompt has opened a block of calls."""
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether there are tools that may be called."""
+        return bool(self.tools) and self.choice != "none"
+
 
 class Piece(NamedTuple):
     """Some more tokens, as they came."""

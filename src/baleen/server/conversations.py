@@ -103,7 +103,8 @@ class Conversations:
 
 def _key_of_message(scope: str, message: Mapping[str, Any], index: int) -> str:
     calls = message.get("tool_calls")
-    first = calls[0].get("id") if isinstance(calls, list) and calls else None
+    call = calls[0] if isinstance(calls, list) and calls else None
+    first = call.get("id") if isinstance(call, Mapping) else None
     content = message.get("content")
     return _key(scope, first, content if isinstance(content, str) else "", index)
 
@@ -117,7 +118,7 @@ def _key(scope: str, call_id: Any, content: str, index: int) -> str:
 def num_shared(first: Sequence[int], second: Sequence[int]) -> int:
     """How many ids two sequences have in common at their beginning."""
     low, high = 0, min(len(first), len(second))
-    if first[:high] == second[:high]:
+    if (first if len(first) == high else first[:high]) == second[:high]:
         return high
     while high - low > 1:
         middle = (low + high) // 2

@@ -88,6 +88,7 @@ class AnswerDoor:
     ) -> web.StreamResponse:
         """Generate an answer for a client."""
         headers = {**prepared.headers, "x-request-id": answer.id}
+        answer.open()
         if prepared.ask.stream:
             return await self._stream(call, answer, writer, headers)
         async with aclosing(answer.events()) as batches:

@@ -108,9 +108,9 @@ class Gateway:
         Raises:
             KeyConflictError: the idempotency key belongs to another request, or is being answered.
         """
-        self.running.add(answer)
         log = self.token_log
         if log is None:
+            self.running.add(answer)
             return None
         prepared = answer.prepared
         ask = prepared.ask
@@ -123,6 +123,7 @@ class Gateway:
                 " or is being answered",
                 remedy="use one key per request",
             )
+        self.running.add(answer)
         if known is not None:
             self._count_resumed(answer, known)
             if known.end is None:

@@ -41,6 +41,10 @@ _log = logging.getLogger(__name__)
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/metrics"})
 """Paths that need no key: they show numbers, never what was said."""
 
+_LINGER_S: Final = 1.0
+"""What a refused body may go on sending, so that its sender comes to read the refusal."""
+_IDLE_S: Final = 75.0
+
 Handle = Callable[[Call], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[int, dict[str, Any]], dict[str, Any]]
 
@@ -230,7 +234,15 @@ class _Listener(web.Server):
         self._limit, self._patience_s = limit, patience_s
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, self._limit, self._patience_s, loop=self._loop, access_log=None)
+        return _Connection(
+            self,
+            self._limit,
+            self._patience_s,
+            loop=self._loop,
+            access_log=None,
+            lingering_time=_LINGER_S,
+            keepalive_timeout=_IDLE_S,
+        )
 
 
 class _Connection(RequestHandler):

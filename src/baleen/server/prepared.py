@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +21,6 @@ from baleen.server.errors import BadRequestError
 from baleen.server.limits import Sampling, check_context, max_tokens_for, sampling_for
 from baleen.server.restoring import Restoring
 from baleen.server.telemetry import Telemetry
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -117,7 +114,6 @@ class Preparer:
                 "The `reasoning_content` in the thinking mode must be passed back to the API."
             )
         telemetry.missing.add(len(restoring.missing))
-        _log.warning("messages %s carry no reasoning and none is kept", restoring.missing[:8])
 
     def _constraint(self, ask: Ask, prompt: Prompt) -> Constraint | None:
         if not self._config.uses_grammar:

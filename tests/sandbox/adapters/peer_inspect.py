@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from inspect_ai import Task, eval
 from inspect_ai.dataset import Sample
-from inspect_ai.model import ModelOutput, get_model
 from inspect_ai.scorer import Score, Target, accuracy, scorer
-from inspect_ai.solver import TaskState, generate, use_tools
+from inspect_ai.solver import Generate, TaskState, solver
 from inspect_ai.tool import bash
 from inspect_ai.util import SandboxEnvironment, SandboxEnvironmentSpec, sandbox
 from inspect_ai.util._sandbox.environment import SandboxUnavailableError
@@ -18,12 +19,35 @@ from inspect_ai.util._sandbox.self_check import *  # noqa: F403
 
 from baleen.sandbox import Sandbox
 from baleen.sandbox.adapters.inspect_ai import BaleenConfig, BaleenSandboxEnvironment
+from baleen.sandbox.home import Home
+from baleen.sandbox.images.dockerfile.builder import build
+
+ETC = ("pam.d", "security", "skel", "adduser.conf", "login.defs", "deluser.conf")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The host's programs with the settings that `adduser` needs, which `host` leaves out."""
+    context = tmp_path_factory.mktemp("context")
+    for name in ETC:
+        source = Path("/etc", name)
+        if source.is_dir():
+            shutil.copytree(source, context / name, symlinks=True)
+        elif source.exists():
+            shutil.copy(source, context / name)
+    (context / "Dockerfile").write_text(
+        "FROM host\nCOPY . /etc/\n"
+        "RUN rm /etc/Dockerfile && sed 's/:.*/:*:19000:0:99999:7:::/' /etc/passwd > /etc/shadow\n"
+    )
+    home = Home.default()
+    home.prepare()
+    return f"sha256:{asyncio.run(build(home, context, 'inspect-check'))}"
 
 
 @pytest.fixture
-async def sandbox_env() -> AsyncIterator[SandboxEnvironment]:
+async def sandbox_env(image: str) -> AsyncIterator[SandboxEnvironment]:
     """A box whose commands and files are an ordinary user's: root would ignore file modes."""
-    config = BaleenConfig(user="user", memory_mb=1024)
+    config = BaleenConfig(image=image, user="user", memory_mb=1024)
     made = await BaleenSandboxEnvironment.sample_init("check", config, {})
     yield made["default"]
     await BaleenSandboxEnvironment.sample_cleanup("check", config, made, False)
@@ -50,19 +74,24 @@ def file_holds(path: str):
     return score
 
 
+@solver
+def one_command(line: str):
+    async def solve(state: TaskState, generate: Generate) -> TaskState:
+        assert await bash()(line) == "/srv/task\n"
+        return state
+
+    return solve
+
+
 def test_an_evaluation_runs_with_a_dockerfile(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM host\nWORKDIR /srv/task\nRUN echo 20 > number\n")
-    call = ModelOutput.for_tool_call(
-        "mockllm/model", "bash", {"cmd": "expr $(cat number) + 22 > answer"}
-    )
-    model = get_model("mockllm/model", custom_outputs=[call, ModelOutput.from_content("m", "done")])
     task = Task(
         dataset=[Sample(input="add", target="42\n")],
-        solver=[use_tools(bash()), generate()],
+        solver=one_command("expr $(cat number) + 22 > answer; pwd"),
         scorer=file_holds("answer"),
         sandbox=SandboxEnvironmentSpec("baleen", str(tmp_path / "Dockerfile")),
     )
-    (log,) = eval(task, model=model, log_dir=str(tmp_path / "logs"), display="none")
+    (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"), display="none")
     assert log.status == "success", log.error
     assert log.results is not None
     assert log.results.scores[0].metrics["accuracy"].value == 1.0

@@ -93,7 +93,7 @@ def test_the_same_tree_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_zeros_take_no_room(tmp_path: Path) -> None:
-    size = 1 << 30
+    size = 1 << 28
 
     def tree(writer: ImageWriter) -> Node:
         root = folder()

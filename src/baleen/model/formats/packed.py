@@ -7,6 +7,7 @@ change. Letters as in `layers`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 
 import torch
@@ -84,6 +85,8 @@ class StoredExperts(nn.Module):
     def __init__(self, num_experts: int, limit: float, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_experts, self.limit, self.dtype = num_experts, limit, dtype
+        self.quantize: Callable[[Tensor], Tensor] | None = None
+        """Rounds what enters w2, where quantisation is simulated."""
 
     def matrix(self, which: str, expert: int) -> Stored:
         """`w1`, `w2` or `w3` of one expert."""
@@ -103,6 +106,8 @@ class StoredExperts(nn.Module):
             x = x_Ld[rows]
             weights = routing.weights_LK[rows, slots]
             hidden = swiglu(x @ w1.T, x @ w3.T, self.limit, weights)
+            if self.quantize is not None:
+                hidden = self.quantize(hidden)
             out = out.index_add(0, rows, widen(hidden.to(x.dtype) @ w2.T))
         return out
 

@@ -210,7 +210,7 @@ def _translated(cmd: list[str], result: RunResult, timeout: int | None) -> ExecR
     stdout, stderr = result.text, result.stderr.decode("utf-8", "replace")
     if result.truncated:
         raise OutputLimitExceededError(SandboxEnvironmentLimits.MAX_EXEC_OUTPUT_SIZE_STR, stdout)
-    if result.exit_code == NOT_RUNNABLE and "Permission denied" in stderr:
+    if result.exit_code == NOT_RUNNABLE and stderr == f"baleen: {cmd[0]}: permission denied\n":
         raise PermissionError(stderr.strip())
     return ExecResult(result.exit_code == 0, result.exit_code, stdout, stderr)
 

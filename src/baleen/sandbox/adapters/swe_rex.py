@@ -69,6 +69,7 @@ class _Session:
         self._arrived = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
         self._pid = 0
+        self._is_busy = False
 
     async def start(self, startup_source: list[str], timeout_s: float) -> str:
         """Starts bash and sources what is wanted; returns what that printed."""
@@ -123,7 +124,7 @@ class _Session:
             f'{{ eval "$(printf %s {packed} | base64 -d)"; }} </dev/null; '
             f"printf '\\n{self._mark} %s\\n' \"$?\"\n"
         )
-        self._output = b""
+        self._output, self._is_busy = b"", True
         await self._process.write(line)
         try:
             output, code = await self._until(f"\n{self._mark} ".encode(), timeout_s)
@@ -131,16 +132,20 @@ class _Session:
             partial = self._output
             await self.interrupt()
             raise TimeoutError(partial.decode("utf-8", "replace")) from None
+        self._is_busy = False
         return output.decode("utf-8", "replace"), int(code)
 
     async def interrupt(self) -> str:
-        """Kills what the shell is running; the shell itself stays."""
+        """Kills what the shell is running, if anything; the shell itself stays."""
+        if not self._is_busy:
+            return ""
         kill = (
             "tree() { for c in $(cat /proc/$1/task/*/children 2>/dev/null); do tree $c; "
             "echo $c; done; }; kill -9 $(tree $0) 2>/dev/null"
         )
         await self._box.run(["sh", "-c", kill, str(self._pid)], user="root")
         output, _ = await self._until(f"\n{self._mark} ".encode(), KILL_WAIT_S)
+        self._is_busy = False
         return output.decode("utf-8", "replace")
 
     async def close(self) -> None:

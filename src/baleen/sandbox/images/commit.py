@@ -13,7 +13,7 @@ from pathlib import Path
 from .base import Image, LayerRef
 from .folders import Ids, read_folder
 from .store import Store
-from .tree import Node
+from .tree import OPAQUE, Node
 
 UPPERS_FD = 100
 """Process 1 of a box holds the folder of its upper layers under this number (``rootfs.rs``)."""
@@ -43,6 +43,8 @@ def commit(
         for layer in layers:
             store.has_layer(layer.digest)
         for at, upper in uppers:
+            if _is_untouched(upper):
+                continue
             root: Node | None = None
 
             def fill(writer: object, upper: str = upper) -> Node:
@@ -56,6 +58,19 @@ def commit(
             if root.children:
                 layers.append(LayerRef(digest, at))
         return store.add_image(replace(image, layers=tuple(layers)), *([name] if name else []))
+
+
+def _is_untouched(upper: str) -> bool:
+    """Whether an upper layer holds nothing but the empty folders that every box gets."""
+    with os.scandir(upper) as found:
+        for entry in found:
+            if os.fsencode(entry.name) not in _MADE_BY_LAUNCHER:
+                return False
+            if not entry.is_dir(follow_symlinks=False) or os.listdir(entry.path):  # noqa: PTH208
+                return False
+            if OPAQUE in os.listxattr(entry.path, follow_symlinks=False):
+                return False
+    return True
 
 
 def _without_launchers_places(root: Node) -> None:

@@ -20,6 +20,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from .errors import ImageError
@@ -112,7 +113,7 @@ class ImageWriter:
         return first
 
     def finish(self, root: Node) -> str:
-        """Writes folders, inodes and superblock; returns the SHA-256 of the whole file."""
+        """Writes folders, inodes and superblock, and syncs; returns the SHA-256 of the file."""
         meta = _Metadata(root)
         data = meta.pack(self.append)
         meta_block = self.append(data)
@@ -135,10 +136,12 @@ class ImageWriter:
         )
         self._write(packed, SUPERBLOCK_AT)
         os.ftruncate(self._fd, self._blocks * BLOCK)
-        self._file.flush()
-        with open(self._fd, "rb", closefd=False) as file:
+        with ThreadPoolExecutor(1) as pool, open(self._fd, "rb", closefd=False) as file:
+            synced = pool.submit(os.fdatasync, self._fd)  # the disk works while we hash
             file.seek(0)
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            synced.result()
+        return digest
 
 
 class _Metadata:

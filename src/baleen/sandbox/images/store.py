@@ -138,7 +138,6 @@ class Store:
             with partial.open("w+b") as file:
                 writer = ImageWriter(file)
                 digest = writer.finish(fill(writer))
-                os.fdatasync(file.fileno())
             partial.chmod(0o400)
             if not self.has_layer(digest):
                 partial.rename(self.layer_path(digest))

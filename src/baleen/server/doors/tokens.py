@@ -8,6 +8,7 @@ from aiohttp import web
 
 from baleen.protocol.tokenizing import encoder_for
 from baleen.server.ask import read_ask
+from baleen.server.compaction import advise
 from baleen.server.door import AnswerDoor, Call
 from baleen.server.errors import BadRequestError
 
@@ -18,20 +19,25 @@ class TokensDoor(AnswerDoor):
     async def tokenize(self, call: Call) -> web.StreamResponse:
         """Ids of a text (`prompt`), or of a whole request (`messages`)."""
         context = (await self.gateway.capabilities()).context_tokens
+        encoder = encoder_for(self.gateway.tokenizer)
+        more: dict[str, Any] = {}
         if "messages" in call.body:
             ask = self.scoped(read_ask(call.body, self.gateway.config), call)
             prepared = await self.gateway.prepare(ask)
             ids = prepared.ids
+            advice = advise(ask.messages, len(ids), context, encoder)
+            more = {"compaction": advice._asdict()}
         else:
             text = call.body.get("prompt", call.body.get("content"))
             if not isinstance(text, str):
                 raise BadRequestError("`prompt` must be a string, or send `messages`")
-            ids = encoder_for(self.gateway.tokenizer).encode_text(text)
+            ids = encoder.encode_text(text)
         found = {
             "count": len(ids),
             "max_model_len": context,
             "tokens": ids,
             "context_remaining": max(0, context - len(ids)),
+            **more,
         }
         return web.json_response(found)
 

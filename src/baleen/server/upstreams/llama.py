@@ -46,6 +46,7 @@ class LlamaUpstream:
     def __init__(self, client: EngineClient, tokenizer: Any, revision: str = "0731") -> None:
         self._client, self._grammar = client, Gbnf(tokenizer, revision)
         self._eos = tokenizer.token_to_id(tokens.EOS)
+        self._think_close = tokenizer.token_to_id(tokens.THINK_CLOSE)
         self._pieces = PieceFinder(tokenizer)
 
     async def capabilities(self) -> Capabilities:
@@ -65,7 +66,12 @@ class LlamaUpstream:
             try:
                 async with aclosing(self._request(stretch)) as pieces:
                     async for piece in pieces:
+                        piece, turns = self._until_schema(asked, piece)
                         ids += piece.ids
+                        if turns:
+                            yield piece
+                            asked = _behind_reasoning(asked)
+                            break
                         if len(ids) >= _end(asked) and piece.finish is None:
                             piece = piece._replace(finish="length")
                         is_over = piece.finish == "stop" or len(ids) >= _end(asked)
@@ -73,7 +79,7 @@ class LlamaUpstream:
                         if is_over:
                             return
             except WithheldError:
-                if asked.constraint is not None:
+                if asked.constraint is not None and asked.constraint.has_calls:
                     raise  # a grammar cannot be entered in the middle
                 withheld = True
             num_new = len(ids) - len(asked.ids)
@@ -84,6 +90,16 @@ class LlamaUpstream:
                 min_tokens=max(0, asked.min_tokens - num_new),
             )
             stretch = self._next_stretch(asked, withheld=withheld)
+
+    def _until_schema(self, asked: Generation, piece: Piece) -> tuple[Piece, bool]:
+        """A piece up to where a JSON schema begins to hold, and whether it does."""
+        constraint, closer = asked.constraint, self._think_close
+        waits = constraint is not None and constraint.thinking and not constraint.has_calls
+        if not waits or closer not in piece.ids:
+            return piece, False
+        end = list(piece.ids).index(closer) + 1
+        cut = Piece(piece.ids[:end], piece.logprobs[:end], None, piece.cached_tokens)
+        return cut._replace(top=piece.top[:end]), True
 
     def _next_stretch(self, asked: Generation, *, withheld: bool) -> dict[str, Any]:
         """The request for as much as one request can give."""
@@ -161,6 +177,11 @@ class LlamaUpstream:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+
+def _behind_reasoning(asked: Generation) -> Generation:
+    assert asked.constraint is not None, "something waits for the end of the reasoning"
+    return replace(asked, constraint=replace(asked.constraint, thinking=False))
 
 
 def _end(asked: Generation) -> int:

@@ -8,6 +8,7 @@ prefix is used, and the least recently used one goes when there are too many.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final
@@ -95,7 +96,7 @@ class LocalUpstream:
         sampling = Sampling(
             temperature=asked.temperature,
             top_p=asked.top_p,
-            seed=0 if asked.seed is None else asked.seed,
+            seed=secrets.randbelow(1 << 31) if asked.seed is None else asked.seed,
             max_tokens=asked.max_tokens,
         )
         eos, count = self._engine.config.eos_token_id, 0

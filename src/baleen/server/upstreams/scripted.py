@@ -113,7 +113,7 @@ class ScriptedUpstream:
         """There is nothing to let go of."""
 
     def _note_prompt(self, asked: Generation) -> int:
-        cached = max((num_shared(old, asked.ids) for old in self._computed[-64:]), default=0)
+        cached = max((num_shared(old, asked.ids) for old in self._computed[-8:]), default=0)
         self.prefilled.append(len(asked.ids) - cached)
         return cached
 

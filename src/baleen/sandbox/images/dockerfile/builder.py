@@ -388,6 +388,7 @@ class Builder:
             pids=1024,
             network=network,
             job="image-build",
+            one_off=True,
         )
         async with box:
             result = await box.run(
