@@ -11,24 +11,12 @@ The checks are those of ``tests/protocol/test_parser_fuzz.py``.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 import sys
 import time
 from collections import Counter
-from pathlib import Path
-from types import ModuleType
 
-TESTS = Path(__file__).parents[1] / "tests" / "protocol" / "test_parser_fuzz.py"
-
-
-def load_checks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parser_fuzz", TESTS)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(TESTS)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from by_path import load_module
 
 
 def main() -> int:
@@ -36,7 +24,7 @@ def main() -> int:
     arguments.add_argument("--outputs", type=int, default=1_000_000)
     arguments.add_argument("--seed", type=int, default=0)
     wanted = arguments.parse_args()
-    checks, dice = load_checks(), random.Random(wanted.seed)
+    checks, dice = load_module("tests/protocol/test_parser_fuzz.py"), random.Random(wanted.seed)
     outcomes: Counter[str] = Counter()
     started = time.monotonic()
     for number in range(wanted.outputs):

@@ -26,6 +26,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from by_path import load_module
 from protocol_wheels import WheelUnavailable, folder_of
 
 ROOT = Path(__file__).parents[1]
@@ -76,13 +77,7 @@ def baleen_ids_reader() -> Reader:
     from baleen.protocol import Parser
     from baleen.protocol.tokenizing import encoder_for
 
-    path = ROOT / "tests" / "protocol" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("conftest", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    conftest = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(conftest)
-    tokenizer = conftest.build_tokenizer()
+    tokenizer = load_module("tests/protocol/conftest.py").build_tokenizer()
     plain = encoder_for(tokenizer).encode_text
 
     def read(pieces: list[str], row: dict[str, Any], tools: list[dict[str, Any]]) -> Reading:

@@ -1,4 +1,4 @@
-"""Outputs that broke parsers, with the right reading of each; the rows are data."""
+"""Outputs that broke parsers, and what servers' own suites ask of them; the rows are data."""
 
 import json
 import random
@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 
 from baleen.protocol import Parser, Turn, parse
 
-DATA = json.loads((Path(__file__).parent / "data" / "adversarial.json").read_text("utf-8"))
-TOOLS = [{"type": "function", "function": tool} for tool in DATA["tools"]]
-ROWS = [pytest.param(row, id=row["row"]) for row in DATA["rows"]]
+FOLDER = Path(__file__).parent / "data"
+DATA = json.loads((FOLDER / "adversarial.json").read_text("utf-8"))
+SUITES = json.loads((FOLDER / "suites.json").read_text("utf-8"))
+TOOLS = [{"type": "function", "function": tool} for tool in DATA["tools"] + SUITES["tools"]]
+ROWS = [pytest.param(row, id=row["row"]) for row in DATA["rows"] + SUITES["rows"]]
 
 
 def text_of(row: dict[str, Any]) -> str:

@@ -4,32 +4,20 @@ vLLM has adapted both files a little: the reasoning's field may be named otherwi
 that ends with a system message gets an answer's header. Such conversations are not drawn.
 """
 
-import importlib.util
 import json
 import random
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import protocol_wheels
 import pytest
+from by_path import load_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baleen.protocol import Encoder
 from baleen.protocol.errors import MessageError
 
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ROOT = Path(__file__).parents[2]
-WHEELS = load(ROOT / "benchmarks" / "protocol_wheels.py")
 TEXTS = [
     "",
     "a",
@@ -46,12 +34,12 @@ ARGUMENTS = ['{"a": "x"}', "{}", '{"n": 1e-7, "m": 18446744073709551616}', '{"o"
 @pytest.fixture(scope="module")
 def encoders() -> dict[str, ModuleType]:
     try:
-        folder = WHEELS.folder_of("vllm") / "vllm" / "tokenizers"
-    except WHEELS.WheelUnavailable as error:
+        folder = protocol_wheels.folder_of("vllm") / "vllm" / "tokenizers"
+    except protocol_wheels.WheelUnavailable as error:
         pytest.skip(str(error))
     return {
-        "0731": load(folder / "deepseek_v4_encoding.py"),
-        "v4.1": load(folder / "deepseek_v41_encoding.py"),
+        "0731": load_module(folder / "deepseek_v4_encoding.py"),
+        "v4.1": load_module(folder / "deepseek_v41_encoding.py"),
     }
 
 

@@ -1,40 +1,27 @@
 """The exported grammar and the masks admit the same calls, and what it admits parses clean."""
 
 import importlib
-import importlib.util
 import json
 import random
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import protocol_wheels
 import pytest
+from by_path import load_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baleen.protocol import parse, tokens
 from baleen.protocol.grammar import CallRules, to_ebnf, to_structural_tag
 from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, RAW, TOKEN, State
+from baleen.protocol.plugins.structural import structural_tag
 from baleen.protocol.revision import Flavor
 from baleen.protocol.schema import Schema
 from baleen.protocol.tools import read_tools
 
-
-def load(path: str) -> ModuleType:
-    """A module of this repository that is in no package."""
-    whole_path = Path(__file__).parents[2] / path
-    spec = importlib.util.spec_from_file_location(whole_path.stem, whole_path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-WHEELS = load("benchmarks/protocol_wheels.py")
-CALLS = load("tests/protocol/test_grammar.py")
+CALLS = load_module("tests/protocol/test_grammar.py")
 TOOLS, NAMED, REQUIRED = CALLS.TOOLS, CALLS.NAMED, CALLS.REQUIRED
 
 MORE_TOOLS = [
@@ -62,8 +49,8 @@ MORE_TOOLS = [
 def xgrammar() -> Iterator[Any]:
     pytest.importorskip("torch", reason="xgrammar imports torch")
     try:
-        folders = [str(WHEELS.folder_of(name)) for name in ("xgrammar", "apache-tvm-ffi")]
-    except WHEELS.WheelUnavailable as error:
+        folders = [str(protocol_wheels.folder_of(name)) for name in ("xgrammar", "apache-tvm-ffi")]
+    except protocol_wheels.WheelUnavailable as error:
         pytest.skip(str(error))
     sys.path[:0] = folders
     importlib.import_module("tvm_ffi")
@@ -293,3 +280,12 @@ def test_only_one_call_may_be_asked_for(xgrammar: Any, thinking: bool) -> None:
             grammar = compiled(xgrammar, rules, kind, thinking=thinking)
             text = prefix + two.removesuffix(tokens.EOS)
             assert admits(xgrammar, grammar, text) == parallel
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", {"function": {"name": "f"}}])
+def test_the_plugins_hand_out_what_xgrammar_compiles(xgrammar: Any, choice: Any) -> None:
+    tag = structural_tag(TOOLS, choice, thinking=False)
+    assert isinstance(tag, xgrammar.StructuralTag)
+    xgrammar.Grammar.from_structural_tag(tag)
+    assert structural_tag(TOOLS, "none", thinking=False) is None
+    assert structural_tag(None, "auto", thinking=False) is None

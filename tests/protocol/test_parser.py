@@ -127,6 +127,39 @@ def test_prose_is_split_at_the_think_tag(
     assert comparable(turn) == comparable(parse(output, **options))
 
 
+DOUBLED = (
+    "Hi.\n\n<｜｜DSML｜｜tool_calls>\n"
+    '<｜｜DSML｜｜invoke name="look">\n'
+    '<｜｜DSML｜｜parameter name="at" string="true">x <｜ y</｜｜DSML｜｜parameter>\n'
+    "</｜｜DSML｜｜invoke>\n"
+    "</｜｜DSML｜｜tool_calls>"
+)
+
+
+def test_bars_too_many_around_the_token_are_recovered_on_request(tokenizer: Tokenizer) -> None:
+    ids = ids_of(tokenizer, DOUBLED)
+    assert tokenizer.token_to_id(tokens.DSML) in ids, "the token itself stands in the markup"
+    for chunks in ([ids], [[i] for i in ids]):
+        turn = fed(chunks, tools=TOOLS, tokenizer=tokenizer, repair="all", thinking=False)
+        assert turn.content == "Hi."
+        assert [(c.name, c.arguments) for c in turn.tool_calls] == [("look", '{"at": "x <｜ y"}')]
+        assert turn.repairs["foreign-markup"] == 1
+        plain = fed(chunks, tools=TOOLS, tokenizer=tokenizer, thinking=False)
+        assert plain.tool_calls == []
+        assert tokens.DSML not in plain.content
+
+
+def test_one_bar_too_many_behind_the_token_is_a_repair(tokenizer: Tokenizer) -> None:
+    output = CANONICAL.replace("DSML｜", "DSML｜｜")
+    ids = ids_of(tokenizer, output)
+    for turn in (
+        parse(output, tools=TOOLS),
+        fed([[i] for i in ids], tools=TOOLS, tokenizer=tokenizer),
+    ):
+        assert [call.name for call in turn.tool_calls] == ["look", "now"]
+        assert turn.repairs["tag"] == 4
+
+
 def test_a_turn_without_an_answer_says_so() -> None:
     assert parse("only thoughts").no_answer
     assert not parse("thoughts</think>answer").no_answer

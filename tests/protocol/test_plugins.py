@@ -1,13 +1,12 @@
 """Our parser behind other servers' own base classes, as they stand in the servers' wheels."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import protocol_wheels
 import pytest
 from tokenizers import Tokenizer
 
@@ -19,17 +18,6 @@ from baleen.protocol.plugins.reasoning_split import ReasoningSplit
 HERE = Path(__file__).parent
 
 
-def load_wheels() -> ModuleType:
-    path = HERE.parents[1] / "benchmarks" / "protocol_wheels.py"
-    spec = importlib.util.spec_from_file_location("protocol_wheels", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-WHEELS = load_wheels()
 CALL = (
     "\n\n<｜DSML｜tool_calls>\n"
     '<｜DSML｜invoke name="f">\n'
@@ -49,8 +37,8 @@ def test_plugins_serve_the_real_base_classes(
     server: str, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     try:
-        folder = WHEELS.folder_of(server)
-    except WHEELS.WheelUnavailable as error:
+        folder = protocol_wheels.folder_of(server)
+    except protocol_wheels.WheelUnavailable as error:
         pytest.skip(str(error))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "tool_parser_type": "baleen"}

@@ -2,8 +2,9 @@
 
 A string value streams at once if nothing can change its type any more. Held back until their end
 are values that are not strings (they must prove to be JSON), values whose attribute and schema
-disagree, a first parameter named ``arguments`` that the schema does not know (it may be a wrapper
-around the real ones), and JSON in place of parameters. What has been emitted is never taken back.
+disagree, a first parameter named ``arguments`` or ``input`` that the schema does not know (it may
+be a wrapper around the real ones), and JSON in place of parameters. What has been emitted is never
+taken back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from baleen.protocol.schema import Schema
 from baleen.protocol.turn import CallStatus, ParsedCall, RepairKind
 from baleen.protocol.values import Value, quote, read_value
 
-_WRAPPER: Final = "arguments"
+_BODY_KEY: Final = "arguments"
+_WRAPPERS: Final = frozenset({"arguments", "input"})
 
 Emit = Callable[[str], None]
 Count = Callable[[RepairKind], None]
@@ -105,10 +107,10 @@ class CallBuilder:
     def _may_be_wrapper(self) -> bool:
         return (
             self._repair
-            and self._key == _WRAPPER
+            and self._key in _WRAPPERS
             and self._num_parameters == 0
             and self._schema is not None
-            and _WRAPPER not in self._schema.properties
+            and self._key not in self._schema.properties
         )
 
     def feed(self, text: str) -> None:
@@ -215,7 +217,7 @@ class CallBuilder:
             self._write(lexeme)
             return
         self.count(RepairKind.INVALID_JSON)
-        self._write_key(_WRAPPER)
+        self._write_key(_BODY_KEY)
         self._write(quote(body) + "}")
 
     # --- bookkeeping ---------------------------------------------------------------------------

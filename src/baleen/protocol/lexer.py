@@ -9,7 +9,7 @@ clients: text, unless recovery of foreign markup is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from baleen.protocol import tokens
@@ -19,34 +19,39 @@ _DOUBLED: Final = "｜｜DSML｜｜"
 _TEXT_MARKERS: Final = (tokens.DSML, tokens.THINK_CLOSE, tokens.THINK_OPEN, tokens.EOS)
 _FOREIGN_TAGS: Final = ("|DSML|", "‖DSML‖", _DOUBLED)
 _FOREIGN_CALL: Final = ("<tool_call>", "</tool_call>")
-_FIRST: Final = re.compile("[<｜]")
 
 
 class Spellings:
-    """A set of spellings to look for, and everything that may turn into one of them."""
+    """A set of spellings to look for; none of them is the beginning of another."""
 
     def __init__(self, spellings: Iterable[str]) -> None:
-        longest_first = sorted(spellings, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
-        self._beginnings = frozenset(s[:n] for s in longest_first for n in range(1, len(s)))
-        self._longest = max(map(len, self._beginnings))
-        self.find = self._pattern.search
+        self._whole = frozenset(spellings)
+        self.find = re.compile(_branches("", self._whole)).search
+        """Finds the first spelling, or what may become one at the very end of a text."""
 
-    def held_from(self, text: str, position: int) -> int:
-        """Where the longest tail starts that may be the beginning of a spelling."""
-        start = max(position, len(text) - self._longest)
-        while found := _FIRST.search(text, start):
-            start = found.start()
-            if text[start:] in self._beginnings:
-                return start
-            start += 1
-        return len(text)
+    def __contains__(self, text: str) -> bool:
+        return text in self._whole
+
+
+def _branches(beginning: str, spellings: Collection[str]) -> str:
+    """A pattern for what may follow a beginning.
+
+    It branches character by character, so that a bracket costs no more than one look behind it.
+    """
+    if beginning in spellings:
+        return ""
+    following = sorted({s[len(beginning)] for s in spellings if s.startswith(beginning)})
+    branches = [re.escape(char) + _branches(beginning + char, spellings) for char in following]
+    if beginning:
+        branches.append(r"\Z")
+    return f"(?:{'|'.join(branches)})"
 
 
 _FOREIGN: Final = (
     *(f"{bracket}{name}" for bracket in ("<", "</") for name in _FOREIGN_TAGS),
     *_FOREIGN_CALL,
 )
+_DOUBLED_BRACKETS: Final = ("<｜", "</｜")
 _PLAIN_SPELLINGS: Final = Spellings((*_TEXT_MARKERS, _DOUBLED))
 _ALL_SPELLINGS: Final = Spellings((*_TEXT_MARKERS, _DOUBLED, *_FOREIGN))
 _FOREIGN_SPELLINGS: Final = Spellings(_FOREIGN)
@@ -59,7 +64,7 @@ class TextLexer:
     token lexer, so that it holds no markers of its own.
     """
 
-    __slots__ = ("_held", "_machine", "_spellings")
+    __slots__ = ("_find", "_held", "_machine", "_spellings")
 
     def __init__(self, machine: Machine, *, foreign: bool, certain: bool = False) -> None:
         self._machine = machine
@@ -67,6 +72,7 @@ class TextLexer:
         self._spellings = (
             _FOREIGN_SPELLINGS if certain else _ALL_SPELLINGS if foreign else _PLAIN_SPELLINGS
         )
+        self._find = self._spellings.find
 
     def feed(self, text: str) -> None:
         """More output; cut anywhere."""
@@ -77,22 +83,40 @@ class TextLexer:
             if text:
                 self._machine.text(text)
             return
-        self._feed_marked(text)
+        found = self._find(text)
+        if found is None:
+            self._machine.text(text)
+        elif (start := found.start()) == len(text) - 1:
+            # One character is never a whole marker: by far the most frequent thing to hold back.
+            self._held = text[start]
+            if start:
+                self._machine.text(text[:start])
+        else:
+            self._feed_marked(text, found)
 
-    def _feed_marked(self, text: str) -> None:
-        spellings, machine = self._spellings, self._machine
+    def _feed_marked(self, text: str, found: re.Match[str] | None) -> None:
+        machine, spellings = self._machine, self._spellings
         position = 0
-        while True:
-            marker = spellings.find(text, position)
-            cut = spellings.held_from(text, position)
-            end = cut if marker is None else min(cut, marker.start())
-            if end > position:
-                machine.text(text[position:end])
-            if marker is None or cut < marker.start():
-                self._held = text[cut:]
+        while found is not None:
+            start, end = found.span()
+            if start > position:
+                machine.text(text[position:start])
+            spelling = text[start:end]
+            if spelling not in spellings:
+                self._held = spelling
                 return
-            dispatch(machine, marker.group())
-            position = marker.end()
+            dispatch(machine, spelling)
+            position = end
+            found = self._find(text, position)
+        if position < len(text):
+            machine.text(text[position:])
+
+    def take_doubled_bracket(self) -> str:
+        """The bracket of a tag with one bar too many in front of a DSML token that comes now."""
+        if self._held not in _DOUBLED_BRACKETS:
+            return ""
+        bracket, self._held = self._held[:-1], ""
+        return bracket
 
     def flush(self) -> None:
         """A marker came by another way: what was held back is text."""

@@ -16,8 +16,9 @@ from baleen.protocol.call_log import MintId
 from baleen.protocol.events import Event
 from baleen.protocol.ids import mint_call_id
 from baleen.protocol.lexer import TextLexer
-from baleen.protocol.machine import Machine, Place
+from baleen.protocol.machine import Machine
 from baleen.protocol.pieces import TokenLexer
+from baleen.protocol.place import Place
 from baleen.protocol.schema import Schema
 from baleen.protocol.turn import Turn
 

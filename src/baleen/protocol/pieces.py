@@ -131,8 +131,7 @@ class TokenLexer:
         for number in ids:
             marker = markers.get(number)
             if marker is not None:
-                self._flush()
-                dispatch(self._machine, marker)
+                self._mark(marker)
                 continue
             text = (
                 self._decoder.decode(self._table.bytes_of(number))
@@ -141,6 +140,16 @@ class TokenLexer:
             )
             if text:
                 self._say(text)
+
+    def _mark(self, marker: str) -> None:
+        self._flush_bytes()
+        if self._inner is not None:
+            if marker == tokens.DSML and (bracket := self._inner.take_doubled_bracket()):
+                spelling = f"{bracket}｜{marker}"
+                self._machine.foreign_dsml(spelling, bracket, is_certain=True)
+                return
+            self._inner.flush()
+        dispatch(self._machine, marker)
 
     def _say(self, text: str) -> None:
         if self._inner is not None:
@@ -162,11 +171,6 @@ class TokenLexer:
         if not ids:
             return ""
         return str(self._table.backend.decode(ids, skip_special_tokens=False))
-
-    def _flush(self) -> None:
-        self._flush_bytes()
-        if self._inner is not None:
-            self._inner.flush()
 
     def _flush_bytes(self) -> None:
         text = self._decoder.decode(b"", True) if self._table.is_byte_level else ""

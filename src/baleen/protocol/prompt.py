@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from baleen.protocol.cache_break import Mark
@@ -74,7 +75,7 @@ class Prompt:
     @cached_property
     def text(self) -> str:
         """The prompt as one string; for looking at, since ids cannot be made from it safely."""
-        return "".join(text for text, _ in self.segments)
+        return "".join(map(itemgetter(0), self.segments))
 
     def token_ids(self, tokenizer: Any) -> list[int]:
         """Ids of the prompt; text that spells a special token stays ordinary text.

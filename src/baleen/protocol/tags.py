@@ -16,6 +16,8 @@ BLOCK_NAMES: Final = frozenset({"tool_calls", "calls"})
 """Block names of V4 and V4.1."""
 
 _OTHER_BLOCK_NAMES: Final = frozenset({"toolcalls", "tool_call", "function_calls", "function_call"})
+_BAR: Final = "｜"
+"""One too many behind the DSML token is known to happen."""
 _WORD: Final = re.compile(r'[^\s"/>=]*')
 _ATTRIBUTE: Final = re.compile(r'([A-Za-z_]+)\s*=\s*"([^"]*)("?)')
 _QUOTE_OR_END: Final = re.compile('[">]')
@@ -40,12 +42,13 @@ class Tag:
 
 def read_tag(text: str, *, is_ended: bool = True) -> Tag:
     """Read a tag's inside; ``is_ended`` False means that its ``>`` is missing."""
-    text = text.strip()
+    inside = text.strip()
+    text = inside.lstrip(_BAR)
     word = _WORD.match(text)
     first = word.group() if word is not None else ""
     name: str | None = None
     is_string: bool | None = None
-    is_clean = is_ended
+    is_clean = is_ended and text == inside
     for attribute in _ATTRIBUTE.finditer(text, len(first)):
         key, value, closing = attribute.groups()
         is_clean = is_clean and bool(closing)

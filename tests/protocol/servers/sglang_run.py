@@ -1,6 +1,9 @@
 """Our detector behind SGLang's own base class and its registry."""
 
+import enum
 import json
+import sys
+import types
 
 from common import CALL, HELD, TOOLS, Streamed, report
 from protocol_peers import stand_in
@@ -10,6 +13,7 @@ for name in ("orjson", "partial_json_parser", "xgrammar"):
 base = "sglang.srt.function_call"
 real = {f"{base}.base_format_detector", f"{base}.core_types", f"{base}.function_call_parser"}
 stand_in("sglang", real=real)
+import sglang.srt.function_call.function_call_parser as function_call_parser  # noqa: E402
 from sglang.srt.function_call.base_format_detector import BaseFormatDetector  # noqa: E402
 from sglang.srt.function_call.function_call_parser import FunctionCallParser  # noqa: E402
 
@@ -39,6 +43,15 @@ def streamed(output: str) -> tuple[str, Streamed]:
 
 assert plugin.BaleenDetector is FunctionCallParser.ToolCallParserEnum["baleen"]
 assert server().detector.structure_info()("f").begin.endswith('invoke name="f">\n')
+StrictLevel = enum.IntEnum("StrictLevel", ["OFF", "FUNCTION", "PARAMETER"])
+function_call_parser.ToolStrictLevel = StrictLevel
+sys.modules["xgrammar"].StructuralTag = types.SimpleNamespace(model_validate_json=json.loads)
+for name, tag in (("baleen", "<｜DSML｜tool_calls>"), ("baleen-v4.1", "<｜DSML｜ calls>")):
+    parser = FunctionCallParser(TOOLS, name)
+    parser.tool_strict_level = StrictLevel.OFF
+    kind, constraint = parser.get_structure_constraint("required", thinking_mode=False)
+    assert kind == "structural_tag"
+    assert tag in json.dumps(constraint, ensure_ascii=False), constraint
 normal_text, whole = server().parse_non_stream("Hi." + CALL)
 content, calls = streamed("Hi." + CALL)
 assert streamed(HELD)[0] == HELD

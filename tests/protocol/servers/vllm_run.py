@@ -1,6 +1,7 @@
 """Our parsers behind vLLM's own base classes, found by its own plug-in flag."""
 
 import json
+import sys
 import types
 
 from common import CALL, HELD, TOOLS, Streamed, report
@@ -64,6 +65,12 @@ def streamed(output: str) -> tuple[str, str, Streamed]:
                 calls.add(call.index, call.function.name, call.function.arguments)
     return reasoning, content, calls
 
+
+tag = types.SimpleNamespace(model_validate_json=json.loads)
+sys.modules["xgrammar"].StructuralTag = tag
+constrained = tool_parser_cls(tokenizer).get_structural_tag(request)
+assert constrained["type"] == "structural_tag", constrained
+assert "<｜DSML｜tool_calls>" in json.dumps(constrained, ensure_ascii=False)
 
 whole = tool_parser_cls(tokenizer).extract_tool_calls("Hi." + CALL, request)
 parser = reasoning_parser_cls(tokenizer)

@@ -19,5 +19,15 @@ def chat_definitions(tools: Sequence[Any] | None) -> list[dict[str, Any]]:
     return found
 
 
+def chat_choice(choice: Any) -> Any:
+    """A tool choice; objects that name a tool become mappings, words stay."""
+    if choice is None or isinstance(choice, str):
+        return choice
+    return {
+        "type": "function",
+        "function": {"name": _get(_get(choice, "function") or choice, "name")},
+    }
+
+
 def _get(holder: Any, name: str) -> Any:
     return holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)

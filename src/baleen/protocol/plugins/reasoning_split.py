@@ -31,8 +31,9 @@ class ReasoningSplit:
             return Split("", text)
         text = self._held + text
         end = _ENDS.find(text)
-        if end is None:
-            cut = len(text[: _ENDS.held_from(text, 0)].rstrip("\n"))
+        if end is None or end.group() not in _ENDS:
+            reasoning = text if end is None else text[: end.start()]
+            cut = len(reasoning.rstrip("\n"))
             self._held = text[cut:]
             return Split(text[:cut], "")
         self.has_ended = True

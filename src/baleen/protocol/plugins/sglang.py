@@ -23,10 +23,15 @@ from sglang.srt.function_call.core_types import (  # type: ignore[import-not-fou
 from baleen.protocol import Parser, parse, tokens
 from baleen.protocol.events import ArgumentsDelta, CallStart, ContentDelta, Event
 from baleen.protocol.plugins.definitions import chat_definitions
+from baleen.protocol.plugins.structural import structural_tag
+from baleen.protocol.revision import Revision
 
 
 class BaleenDetector(BaseFormatDetector):  # type: ignore[misc]
     """Reads calls; one object serves one request."""
+
+    revision = Revision.R0731
+    """Whose tags the grammar writes; the parser reads those of all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +80,22 @@ class BaleenDetector(BaseFormatDetector):  # type: ignore[misc]
             return ToolCallItem(tool_index=event.index, parameters=event.text)
         return None
 
+    def get_structural_tag(
+        self,
+        tools: Sequence[Any] | None = None,
+        tool_choice: Any = "auto",
+        thinking_mode: bool = False,
+        parallel_tool_calls: bool = True,
+    ) -> Any:
+        """The grammar that constrains the calls."""
+        return structural_tag(
+            tools,
+            tool_choice,
+            thinking=thinking_mode,
+            parallel=parallel_tool_calls,
+            revision=self.revision,
+        )
+
     def structure_info(self) -> Any:
         """The frame around a call, for the server's own constrained decoding."""
 
@@ -86,13 +107,20 @@ class BaleenDetector(BaseFormatDetector):  # type: ignore[misc]
         return frame
 
 
+class BaleenV41Detector(BaleenDetector):
+    """The same for V4.1, whose tags are written otherwise."""
+
+    revision = Revision.V41
+
+
 def register() -> None:
-    """Make ``--tool-call-parser baleen`` known to the server."""
+    """Make ``--tool-call-parser baleen`` and ``baleen-v4.1`` known to the server."""
     from sglang.srt.function_call.function_call_parser import (  # type: ignore[import-not-found]
         FunctionCallParser,
     )
 
     FunctionCallParser.ToolCallParserEnum["baleen"] = BaleenDetector
+    FunctionCallParser.ToolCallParserEnum["baleen-v4.1"] = BaleenV41Detector
 
 
 register()

@@ -31,6 +31,8 @@ from baleen.protocol import Parser, parse, tokens
 from baleen.protocol.events import ArgumentsDelta, CallStart, ContentDelta, Event
 from baleen.protocol.plugins.definitions import chat_definitions
 from baleen.protocol.plugins.reasoning_split import ReasoningSplit, Split
+from baleen.protocol.plugins.structural import structural_tag
+from baleen.protocol.revision import Revision
 
 
 def _options(request: Any) -> dict[str, Any]:
@@ -57,6 +59,19 @@ class BaleenToolParser(ToolParser):  # type: ignore[misc]
         request = super().adjust_request(request)
         request.skip_special_tokens = False
         return request
+
+    def get_structural_tag(
+        self, request: Any, *, reasoning: bool = False, strict_level: Any = None
+    ) -> Any:
+        """The grammar that constrains the calls; in the dialect that the vocabulary tells."""
+        is_v41 = tokens.SYSTEM in self.vocab
+        return structural_tag(
+            request.tools,
+            request.tool_choice,
+            thinking=reasoning,
+            parallel=getattr(request, "parallel_tool_calls", None) is not False,
+            revision=Revision.V41 if is_v41 else Revision.R0731,
+        )
 
     def extract_tool_calls(self, model_output: str, request: Any) -> Any:
         """Calls and content of a whole output."""
