@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peers import llama_cpp
 from results import write_results
 
 from baleen.model import ModelConfig, Transformer, initialize
@@ -30,6 +29,7 @@ from baleen.model.formats.config_text import config_text
 from baleen.model.formats.plan import plan_tensor
 from baleen.model.formats.stored import EXPERT, Format, Stored
 from baleen.model.formats.writer import write_folder
+from peers import llama_cpp
 
 CONFIG = ModelConfig(
     vocab_size=512,

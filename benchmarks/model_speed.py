@@ -24,7 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peers import llama_cpp
 from results import write_results
 
 from baleen.model import ModelConfig, Transformer, initialize
@@ -33,6 +32,7 @@ from baleen.model.formats.config_text import config_text
 from baleen.model.formats.plan import plan_tensor
 from baleen.model.formats.stored import EXPERT, Format, Stored
 from baleen.model.formats.writer import write_folder
+from peers import llama_cpp
 
 CONFIG = ModelConfig(
     vocab_size=512,

@@ -223,4 +223,4 @@ def test_kills_at_random_moments_leave_every_command_run_exactly_once(
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout
     found = json.loads(done.stdout)
     assert found["commands"] > 50
-    assert min(found[f"killed_{who}"] for who in ("client", "edge", "agent", "launcher")) > 0
+    assert min(found[f"killed_{who}"] for who in ("client", "edge", "agent")) > 0

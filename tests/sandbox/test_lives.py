@@ -8,7 +8,6 @@ import time
 import pytest
 
 from baleen.sandbox import BoxGoneError, Sandbox, UnsupportedError
-from baleen.sandbox.backends import is_privileged
 from baleen.sandbox.home import Home
 from baleen.sandbox.trajectory import Kind, read
 
@@ -143,8 +142,7 @@ async def test_a_snapshot_is_an_image_and_stands_in_the_log(box: Sandbox) -> Non
     assert record.payload["image"] == image
 
 
+@pytest.mark.ordinary_user
 async def test_what_an_ordinary_users_edge_cannot_do_is_refused(box: Sandbox) -> None:
-    if is_privileged():
-        pytest.skip("this edge runs as root")
     with pytest.raises(UnsupportedError, match="root"):
         await box.fork()
