@@ -221,9 +221,13 @@ class Cells:
         return limits
 
     async def adopt(self, box_id: str, pid: int, groups: list[str], slot: int) -> None:
-        """Takes over what an earlier edge's launcher has made."""
+        """Takes over what an earlier edge's launcher has made.
+
+        Raises:
+            LaunchError: it has just ended.
+        """
+        await self._with_launcher(lambda launcher: launcher.adopt(box_id, pid))
         self._free_slots.remove(slot)
-        await (await self.living_launcher()).adopt(box_id, pid)
         self._alive[box_id] = pid, groups
 
     async def end(self, box_id: str) -> None:

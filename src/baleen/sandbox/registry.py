@@ -21,7 +21,14 @@ from .agentlink import AgentLink
 from .box import Box, gone
 from .cells import Cell, Cells, first_id
 from .cgroups import Groups, own_paths
-from .errors import BoxGoneError, CapacityError, Cause, TrajectoryError, UnsupportedError
+from .errors import (
+    BoxGoneError,
+    CapacityError,
+    Cause,
+    LaunchError,
+    TrajectoryError,
+    UnsupportedError,
+)
 from .freezer import Freezer
 from .home import Home
 from .images.base import Image
@@ -373,8 +380,15 @@ class Registry:
             self._give_up(box, folder, is_new=is_new)
             return
         box.pid, box.slot = box.link.pid, slot
-        box.groups = _groups_of(box.pid, self.groups)
-        await self._cells.adopt(box.id, box.pid, box.groups, slot)
+        try:
+            box.groups = _groups_of(box.pid, self.groups)
+            await self._cells.adopt(box.id, box.pid, box.groups, slot)
+        except (OSError, LaunchError):  # it has died since it answered
+            box.ended, box.slot = box.ended or Cause.NODE_LOST, None
+            box.link.close()
+            (folder / "agent.sock").unlink(missing_ok=True)
+            self._give_up(box, folder, is_new=is_new)
+            return
         if box.ended is not None:
             self._keep(box.id, self._remove(box))
             return
