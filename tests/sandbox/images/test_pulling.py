@@ -206,7 +206,7 @@ def test_a_layer_that_climbs_is_refused_and_leaves_nothing(
         ("debian", DOCKER_HUB, "library/debian", "latest"),
         ("docker.io/library/debian:12", DOCKER_HUB, "library/debian", "12"),
         ("team/app:v1", DOCKER_HUB, "team/app", "v1"),
-        ("ghcr.io/a/b/c:x.y-z", "ghcr.io", "a/b/c", "x.y-z"),
+        ("registry.example.org/a/b/c:x.y-z", "registry.example.org", "a/b/c", "x.y-z"),
         ("localhost/a", "localhost", "a", "latest"),
         ("h:5000/a@sha256:" + "a" * 64, "h:5000", "a", "sha256:" + "a" * 64),
     ],
