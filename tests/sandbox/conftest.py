@@ -178,7 +178,7 @@ def host(home_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     if is_alive(edge_pid(home_folder)):
         asyncio.run(_reap_all())
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not any(_leftovers(home_folder, mounts).values()))
+        wait_until(lambda: not any(_leftovers(home_folder, mounts).values()), timeout_s=40)
     assert not any(_leftovers(home_folder, mounts).values()), _leftovers(home_folder, mounts)
 
 

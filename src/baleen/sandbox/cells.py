@@ -233,8 +233,10 @@ class Cells:
     async def end(self, box_id: str) -> None:
         """Kills a cell or box; returns when its last process and its groups are gone."""
         _, groups = self._alive.get(box_id, (0, []))
-        await self._with_launcher(lambda launcher: launcher.destroy(box_id, groups))
-        self._alive.pop(box_id, None)
+        try:
+            await self._with_launcher(lambda launcher: launcher.destroy(box_id, groups))
+        finally:
+            self._alive.pop(box_id, None)  # groups that would not go are left to the sweeps
 
     async def discard(self, cell: Cell) -> None:
         """Removes a cell that nobody has claimed."""
