@@ -17,7 +17,7 @@ mod streams;
 mod threads;
 
 /// Changes with every change of a signature; the loader refuses another.
-pub const INTERFACE: u32 = 5;
+pub const INTERFACE: u32 = 6;
 
 #[no_mangle]
 pub extern "C" fn baleen_interface() -> u32 {
@@ -78,6 +78,20 @@ pub unsafe extern "C" fn baleen_gate(args: *const rows::GateArgs) {
 #[no_mangle]
 pub unsafe extern "C" fn baleen_step(args: *const step::StepArgs) -> bool {
     step::step(&*args)
+}
+
+/// # Safety
+/// See `baleen_attend`.
+#[no_mangle]
+pub unsafe extern "C" fn baleen_product(args: *const matrix::ProductArgs) {
+    matrix::product(&*args)
+}
+
+/// # Safety
+/// See `baleen_attend`.
+#[no_mangle]
+pub unsafe extern "C" fn baleen_decode(args: *const matrix::DecodeArgs) {
+    matrix::decode(&*args)
 }
 
 /// # Safety

@@ -1,7 +1,7 @@
 //! One token into a compressor, and the block that it may complete; see `model/compressor.py`.
 
 use crate::keys::Keys;
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Vectors};
 use crate::rows::{norm_rotate, NormRotateArgs};
 use crate::simd::F8;
 
@@ -48,20 +48,27 @@ impl CompressorArgs {
         self.wkv.exists()
     }
 
-    /// Takes in a token's vector; returns how many blocks are complete then.
-    pub unsafe fn take(
-        &self,
-        x: *const f32,
-        inputs: usize,
-        place: &Place,
-        eps: f32,
-    ) -> usize {
+    /// Content and gate of some tokens, [count, 2, channels].
+    pub unsafe fn project(&self, x: *const f32, count: usize, inputs: usize) -> Vec<f32> {
+        let channels = self.channels();
+        let mut projected = vec![0.0f32; count * 2 * channels];
+        let out = projected.as_mut_ptr();
+        let mut v = Vectors { x, x_stride: inputs, out, out_stride: 2 * channels, count };
+        self.wkv.times(v, channels, inputs);
+        v.out = out.add(channels);
+        self.wgate.times(v, channels, inputs);
+        projected
+    }
+
+    pub fn channels(&self) -> usize {
+        self.width * (1 + self.overlaps)
+    }
+
+    /// Takes in a token as `project` left it; returns how many blocks are complete then.
+    pub unsafe fn take(&self, projected: &mut [f32], place: &Place, eps: f32) -> usize {
         let c = self.width;
-        let channels = c * (1 + self.overlaps);
-        let mut projected = vec![0.0f32; 2 * channels];
+        let channels = self.channels();
         let (content, gate) = projected.split_at_mut(channels);
-        self.wkv.times(x, content.as_mut_ptr(), channels, inputs);
-        self.wgate.times(x, gate.as_mut_ptr(), channels, inputs);
         let phase = place.position % self.ratio;
         for (i, value) in gate.iter_mut().enumerate() {
             *value += *self.ape.add(phase * channels + i);

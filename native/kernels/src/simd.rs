@@ -43,6 +43,48 @@ mod lanes {
             let sign = _mm256_slli_epi32::<28>(_mm256_and_si256(codes, _mm256_set1_epi32(8)));
             F8(_mm256_or_ps(size, _mm256_castsi256_ps(sign)))
         }
+        /// 32 E2M1 codes, the 16 low nibbles first, in units of `E2M1_BLOCK_UNIT`.
+        #[inline(always)]
+        pub unsafe fn load_e2m1_block(p: *const u8) -> [F8; 4] {
+            let bytes = _mm_loadu_si128(p as *const __m128i);
+            let nibble = _mm_set1_epi8(15);
+            let units = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+            let low = _mm_shuffle_epi8(units, _mm_and_si128(bytes, nibble));
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), nibble);
+            let high = _mm_shuffle_epi8(units, high);
+            let wide = |eight| F8(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
+            [
+                wide(low),
+                wide(_mm_srli_si128::<8>(low)),
+                wide(high),
+                wide(_mm_srli_si128::<8>(high)),
+            ]
+        }
+        /// 32 E4M3 codes in units of `E4M3_BLOCK_UNIT`: a code's bits, moved up, are those of a
+        /// 16-bit float 2^8 too small.
+        #[inline(always)]
+        pub unsafe fn load_e4m3_block(p: *const u8) -> [F8; 4] {
+            let half = |at: usize| {
+                let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(p.add(at) as *const __m128i));
+                // an arithmetic shift copies the sign, and the copy goes
+                let moved = _mm256_srai_epi16::<1>(_mm256_slli_epi16::<8>(codes));
+                let bits = _mm256_and_si256(moved, _mm256_set1_epi16(0xbfffu16 as i16));
+                let high = _mm256_extracti128_si256::<1>(bits);
+                [
+                    F8(_mm256_cvtph_ps(_mm256_castsi256_si128(bits))),
+                    F8(_mm256_cvtph_ps(high)),
+                ]
+            };
+            let (low, high) = (half(0), half(16));
+            [low[0], low[1], high[0], high[1]]
+        }
+        /// Whether any of 32 E4M3 codes is no number.
+        #[inline(always)]
+        pub unsafe fn has_e4m3_nan(p: *const u8) -> bool {
+            let codes = _mm256_loadu_si256(p as *const __m256i);
+            let negative = _mm256_or_si256(codes, _mm256_set1_epi8(-128));
+            _mm256_movemask_epi8(_mm256_cmpeq_epi8(negative, _mm256_set1_epi8(-1))) != 0
+        }
         #[inline(always)]
         pub unsafe fn store(self, p: *mut f32) {
             _mm256_storeu_ps(p, self.0)
@@ -152,6 +194,29 @@ mod lanes {
             }))
         }
         #[inline(always)]
+        pub unsafe fn load_e2m1_block(p: *const u8) -> [F8; 4] {
+            const UNITS: [f32; 16] = [
+                0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, -0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0,
+                -12.0,
+            ];
+            let bytes = core::ptr::read_unaligned(p as *const [u8; 16]);
+            core::array::from_fn(|part| {
+                F8(core::array::from_fn(|i| {
+                    let byte = bytes[part % 2 * 8 + i];
+                    UNITS[(if part < 2 { byte & 15 } else { byte >> 4 }) as usize]
+                }))
+            })
+        }
+        #[inline(always)]
+        pub unsafe fn load_e4m3_block(p: *const u8) -> [F8; 4] {
+            let unit = F8::splat(1.0 / F8::E4M3_BLOCK_UNIT);
+            core::array::from_fn(|part| F8::load_e4m3(p.add(8 * part)).mul(unit))
+        }
+        #[inline(always)]
+        pub unsafe fn has_e4m3_nan(p: *const u8) -> bool {
+            (0..32).any(|i| *p.add(i) & 0x7f == 0x7f)
+        }
+        #[inline(always)]
         pub unsafe fn store(self, p: *mut f32) {
             core::ptr::write_unaligned(p as *mut [f32; 8], self.0)
         }
@@ -208,6 +273,9 @@ mod lanes {
 pub use lanes::F8;
 
 impl F8 {
+    pub const E2M1_BLOCK_UNIT: f32 = 0.5;
+    pub const E4M3_BLOCK_UNIT: f32 = 256.0;
+
     #[inline(always)]
     pub fn zero() -> F8 {
         F8::splat(0.0)

@@ -18,11 +18,9 @@ from baleen.kernels.backend import Backend, preferred
 from baleen.kernels.kind import Kind
 
 LIBRARY = Path(__file__).parent / "lib" / "libbaleen_kernels.so"
-INTERFACE = 5
+INTERFACE = 6
 KINDS = {Kind.FP32: 0, Kind.BF16: 1, Kind.FP8: 2, Kind.FP4: 3}
 """Numbers of the forms of cached entries."""
-MATRIX_KINDS = {torch.float32: 0, torch.bfloat16: 1}
-"""Numbers of the types of weights."""
 VECTOR = 8
 """Widths are multiples of so many numbers, else torch computes."""
 
@@ -77,9 +75,33 @@ class PackArgs(ctypes.Structure):
 
 
 class Matrix(ctypes.Structure):
-    """A weight matrix as stored; null where a layer has none."""
+    """A weight matrix as stored, see `weights`; null where a layer has none."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("kind", ctypes.c_size_t))
+    _fields_ = _fields("data scales", "kind first")
+
+    @classmethod
+    def of(cls, data: Tensor, scales: Tensor | None = None) -> Matrix:
+        """A contiguous matrix, or a stack of them."""
+        kind = MATRIX_KINDS[data.dtype, None if scales is None else scales.dtype]
+        return cls(address(data), address(scales), kind, 0)
+
+
+MATRIX_KINDS = {
+    (torch.float32, None): 0,
+    (torch.bfloat16, None): 1,
+    (torch.float8_e4m3fn, torch.float8_e8m0fnu): 2,
+    (torch.int8, torch.float8_e8m0fnu): 3,
+    (torch.float8_e4m3fn, torch.float32): 4,
+}
+"""Numbers of the forms of weights, by the types of data and scales."""
+
+
+class ProductArgs(ctypes.Structure):
+    _fields_ = (("matrix", Matrix), *_fields("x out", "rows outputs inputs threads"))
+
+
+class DecodeArgs(ctypes.Structure):
+    _fields_ = (("matrix", Matrix), *_fields("out", "outputs inputs threads"))
 
 
 class SiteArgs(ctypes.Structure):
@@ -116,10 +138,10 @@ class StepArgs(ctypes.Structure):
         ("layers", ctypes.POINTER(LayerArgs)),
         ("embedding", Matrix),
         *_fields(
-            "out",
-            "token position num_layers width streams iterations heads head_width rope q_rank"
+            "input out tokens",
+            "count position num_layers width streams iterations heads head_width rope q_rank"
             " groups group_rank window index_heads index_width topk experts experts_per_token"
-            " expert_width shared_width kind threads",
+            " expert_width shared_width kind",
             "hc_eps norm_eps limit scaling",
         ),
     )
@@ -134,6 +156,8 @@ OPERATIONS: dict[str, type[ctypes.Structure]] = {
     "norm_rotate": NormRotateArgs,
     "gate": GateArgs,
     "pack": PackArgs,
+    "product": ProductArgs,
+    "decode": DecodeArgs,
     "step": StepArgs,
 }
 CHECKED = {"select", "step"}

@@ -147,8 +147,11 @@ class Attention(nn.Module):
         grouped_gLw = (
             o_BTHc.flatten(-2).unflatten(-1, (self.groups, -1)).flatten(0, 1).transpose(0, 1)
         )
-        wo_a_gwr = self.wo_a.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
-        low_gLr = grouped_gLw @ wo_a_gwr
+        if isinstance(self.wo_a, nn.Linear):
+            wo_a_gwr = self.wo_a.weight.unflatten(0, (self.groups, -1)).transpose(1, 2)
+            low_gLr = grouped_gLw @ wo_a_gwr
+        else:
+            low_gLr = self.wo_a.grouped(grouped_gLw)  # in stored form
         low_BTgr = low_gLr.transpose(0, 1).unflatten(0, o_BTHc.shape[:2])
         out: Tensor = self.wo_b(low_BTgr.flatten(-2))
         return out

@@ -1,7 +1,8 @@
-"""One token of one sequence through the network in a single native call.
+"""A few tokens of one sequence through the network in a single native call.
 
 At batch 1 a small model's layers take microseconds and Python's way between them takes longer. The
 native form runs the same kernels in the order of `transformer.py`, on the same weights and state.
+Tokens that come together give the bits that they would have given one by one.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from baleen.kernels.native import (
 )
 from baleen.kernels.select import nan_score
 from baleen.model.compressor import Compressor
-from baleen.model.formats.packed import StoredMatrix
+from baleen.model.formats.packed import PackedExperts, StoredExperts, StoredLinear, StoredMatrix
 from baleen.model.hyper_connections import HyperConnection
 from baleen.model.moe import Experts
 
 if TYPE_CHECKING:
     from baleen.model.transformer import Block, Transformer
+
+
+MOST_TOKENS = 16
+"""To a call. More go layer by layer: there a library's matrix products serve them better."""
 
 
 class Decoder:
@@ -60,11 +65,14 @@ class Decoder:
         return (Decoder, (model,))
 
     def step(self, ids_BT: Tensor, state: State) -> Tensor | None:
-        """The streams [1, 1, N, d] behind the last layer, or None if the call is not for this path.
+        """The streams [1, T, N, d] behind the last layer, or None if the call is not for this path.
 
         Raises:
             NumericsError: a score is NaN.
         """
+        count = ids_BT.shape[1]
+        if len(ids_BT) > 1 or count > MOST_TOKENS:
+            return None
         if torch.is_grad_enabled() or preferred() is not Backend.NATIVE:
             return None
         compiled, model = library(), self._model()
@@ -72,20 +80,21 @@ class Decoder:
             return None
         position = int(state.lengths_B[0])
         for number, layer in enumerate(state.layers):
-            if not _place_state(self._layers_of()[number], layer, position):
+            if not _place_state(self._layers_of()[number], layer, position + count):
                 return None
         args = self._args
         args.kind = KINDS[state.layers[0].window.layout.kind]
-        args.token, args.position = int(ids_BT[0, 0]), position
-        out = torch.empty(1, 1, model.config.hc_mult, model.config.hidden_size)
+        ids_BT = ids_BT.contiguous()
+        args.tokens, args.count, args.position = ids_BT.data_ptr(), count, position
+        out = torch.empty(1, count, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
         if not compiled.baleen_step(ctypes.byref(args)):
             raise nan_score()
         for layer in state.layers:
             for _, part in layer.parts():
                 ratio = part.ratio
-                part.entries.wrote((position + 1) // ratio - position // ratio)
-        state.lengths_B = state.lengths_B + 1
+                part.entries.wrote((position + count) // ratio - position // ratio)
+        state.lengths_B = state.lengths_B + count
         return out.to(model.embed.weight.dtype)
 
     def _layers_of(self) -> ctypes.Array[LayerArgs]:
@@ -96,9 +105,10 @@ class Decoder:
         """Takes the weights' addresses anew if any tensor was replaced or changed."""
         if not self._watched:
             self._watched = [
-                (module._parameters, name)
+                (owner, name)
                 for module in model.modules()
-                for name, weight in module._parameters.items()
+                for owner in _tensors_of(module)
+                for name, weight in owner.items()
                 if weight is not None
             ]
         weights = [owner[name] for owner, name in self._watched]
@@ -116,7 +126,7 @@ class Decoder:
         for target, block in zip(self._layers, blocks, strict=True):
             self._describe_layer(target, block)
         args.layers = self._layers
-        args.embedding = _matrix(model.embed.weight)
+        args.embedding = Matrix.of(model.embed.weight)
         args.num_layers = len(blocks)
         args.width, args.streams = config.hidden_size, config.hc_mult
         args.iterations, args.hc_eps = config.hc_sinkhorn_iters, config.hc_eps
@@ -137,7 +147,7 @@ class Decoder:
         target.attention_site = self._site(block.hc_attn, block.attn_norm)
         target.feed_site = self._site(block.hc_ffn, block.ffn_norm)
         for name in ("wq_a", "wq_b", "wkv", "wo_a", "wo_b"):
-            setattr(target, name, _matrix(getattr(attn, name).weight))
+            setattr(target, name, _matrix(getattr(attn, name)))
         target.q_norm, target.kv_norm = plain(attn.q_norm.weight), plain(attn.kv_norm.weight)
         target.sinks = plain(attn.attn_sink)
         target.frequencies = attn.frequencies.data_ptr()
@@ -146,9 +156,9 @@ class Decoder:
             target.compressor = self._compressor(attn.compressor)
         if attn.indexer is not None:
             target.indexer = self._compressor(attn.indexer.compressor)
-            target.index_wq_b = _matrix(attn.indexer.wq_b.weight)
-            target.index_weights = _matrix(attn.indexer.weights_proj.weight)
-        target.gate = _matrix(ffn.gate.weight)
+            target.index_wq_b = _matrix(attn.indexer.wq_b)
+            target.index_weights = _matrix(attn.indexer.weights_proj)
+        target.gate = Matrix.of(ffn.gate.weight)
         if ffn.gate.bias is None:
             table = ffn.gate.get_buffer("tid2eid")
             self._kept.append(table)
@@ -156,9 +166,8 @@ class Decoder:
         else:
             target.gate_bias = plain(ffn.gate.bias)
         for name in ("w1", "w3", "w2"):
-            setattr(target, name, _matrix(getattr(ffn.experts, name)))
-            shared = getattr(ffn.shared_experts, name)
-            setattr(target, f"shared_{name}", _matrix(shared.weight))
+            setattr(target, name, _stack(ffn.experts, name))
+            setattr(target, f"shared_{name}", _matrix(getattr(ffn.shared_experts, name)))
 
     def _site(self, site: HyperConnection, norm: nn.Module) -> SiteArgs:
         weights = (site.fn, site.base, site.scale, norm.weight)
@@ -166,8 +175,8 @@ class Decoder:
 
     def _compressor(self, compressor: Compressor) -> CompressorArgs:
         return CompressorArgs(
-            _matrix(compressor.wkv.weight),
-            _matrix(compressor.wgate.weight),
+            _matrix(compressor.wkv),
+            _matrix(compressor.wgate),
             ape=self._plain(compressor.ape),
             norm=self._plain(compressor.norm.weight),
             ratio=compressor.ratio,
@@ -186,8 +195,25 @@ def _blocks(model: Transformer) -> list[Block]:
     return list(model.layers)  # type: ignore[arg-type]
 
 
-def _matrix(weight: Tensor) -> Matrix:
-    return Matrix(weight.data_ptr(), MATRIX_KINDS[weight.dtype])
+def _matrix(linear: nn.Module) -> Matrix:
+    if isinstance(linear, StoredLinear):
+        return Matrix.of(*linear.stored)
+    assert isinstance(linear, nn.Linear)
+    return Matrix.of(linear.weight)
+
+
+def _stack(experts: nn.Module, name: str) -> Matrix:
+    """All experts' matrices of one name."""
+    if isinstance(experts, PackedExperts):
+        return Matrix.of(*experts.stack(name))
+    return Matrix.of(getattr(experts, name))
+
+
+def _tensors_of(module: nn.Module) -> list[dict[str, Any]]:
+    """Where a module keeps weights: parameters, and what is stored as codes."""
+    if isinstance(module, StoredMatrix | StoredExperts):
+        return [module._parameters, module._buffers]
+    return [module._parameters]
 
 
 def _suits(model: Transformer) -> bool:
@@ -203,15 +229,16 @@ def _suits(model: Transformer) -> bool:
         config.moe_intermediate_size,
     )
     plain = all(
-        p.dtype in MATRIX_KINDS and p.device.type == "cpu" and p.is_contiguous()
+        (p.dtype, None) in MATRIX_KINDS and p.device.type == "cpu" and p.is_contiguous()
         for p in model.parameters()
     )
-    stacked = all(type(block.ffn.experts) is Experts for block in _blocks(model))
+    stacked = all(type(b.ffn.experts) in (Experts, PackedExperts) for b in _blocks(model))
     linear = all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
-    stored = any(isinstance(m, StoredMatrix) for m in model.modules())
-    return (
-        plain and stacked and linear and not stored and not any(width % VECTOR for width in widths)
-    )
+    mapped = any(isinstance(m, StoredMatrix) and m.mapped for m in model.modules())
+    buffers = (b for m in model.modules() for owner in _tensors_of(m)[1:] for b in owner.values())
+    whole = all(b is None or (b.device.type == "cpu" and b.is_contiguous()) for b in buffers)
+    fits = not any(width % VECTOR for width in widths)
+    return plain and stacked and linear and not mapped and whole and fits
 
 
 def _untouched(model: Transformer) -> bool:
@@ -227,23 +254,21 @@ def _untouched(model: Transformer) -> bool:
     return True
 
 
-def _place_state(target: LayerArgs, layer: LayerState, position: int) -> bool:
+def _place_state(target: LayerArgs, layer: LayerState, end: int) -> bool:
     """Makes a layer's state writable and hands over where it lies; False for a foreign kind."""
     ring = layer.window.writable()
     if ring.dtype != layer.window.layout.dtype or not ring.is_contiguous():
         return False
     target.ring = ring.data_ptr()
     if layer.compressor is not None:
-        _place_compressor(target.compressor, layer.compressor, position)
+        _place_compressor(target.compressor, layer.compressor, end)
     if layer.indexer is not None:
-        _place_compressor(target.indexer, layer.indexer, position)
+        _place_compressor(target.indexer, layer.indexer, end)
     return True
 
 
-def _place_compressor(
-    target: CompressorArgs, part: OverlapState | DisjointState, position: int
-) -> None:
-    part.entries.reserve((position + 1) // part.ratio)
+def _place_compressor(target: CompressorArgs, part: OverlapState | DisjointState, end: int) -> None:
+    part.entries.reserve(end // part.ratio)
     layout = part.entries.layout
     target.kind, target.page = KINDS[layout.kind], layout.page
     target.pending = part.pending.writable().data_ptr()

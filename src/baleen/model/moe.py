@@ -58,6 +58,32 @@ class Gate(nn.Module):
         return Routing(experts, weights, scores)
 
 
+class ExpertOrder(NamedTuple):
+    """The uses that tokens make of experts, brought into the order of the experts."""
+
+    tokens_R: Tensor
+    """Whose use each row is."""
+    weights_R: Tensor
+    sizes: list[int]
+    """Rows of each expert."""
+    place_R: Tensor
+    """The row of each use, in the order of tokens and of their choice."""
+
+    @classmethod
+    def of(cls, routing: Routing, num_experts: int) -> ExpertOrder:
+        chosen = routing.experts_LK
+        order_R = chosen.flatten().argsort(stable=True)
+        sizes = torch.bincount(chosen.flatten(), minlength=num_experts).tolist()
+        place_R = torch.empty_like(order_R)
+        place_R[order_R] = torch.arange(len(order_R), device=order_R.device)
+        weights_R = routing.weights_LK.flatten()[order_R]
+        return cls(order_R // chosen.shape[1], weights_R, sizes, place_R.view(chosen.shape))
+
+    def summed(self, out_Rd: Tensor) -> Tensor:
+        """Each token's rows added up in the order of its choice, [L, d]."""
+        return out_Rd[self.place_R].sum(1)
+
+
 class Experts(nn.Module):
     """All routed experts of a layer, stacked: w1 and w3 [E, I, d], w2 [E, d, I]."""
 
@@ -77,22 +103,17 @@ class Experts(nn.Module):
         Tokens are brought into the order of their experts once, so that each expert is one product
         over a run of rows; a token's outputs are summed in the order of its choice.
         """
-        chosen = routing.experts_LK
-        order_R = chosen.flatten().argsort(stable=True)
-        x_Rd = x_Ld[order_R // chosen.shape[1]]
-        sizes = torch.bincount(chosen.flatten(), minlength=self.w1.shape[0]).tolist()
-        runs = [(e, x) for e, x in enumerate(x_Rd.split(sizes)) if len(x)]
+        order = ExpertOrder.of(routing, self.w1.shape[0])
+        x_Rd = x_Ld[order.tokens_R]
+        runs = [(e, x) for e, x in enumerate(x_Rd.split(order.sizes)) if len(x)]
         gate_RI = torch.cat([x @ self.w1[e].T for e, x in runs])
         up_RI = torch.cat([x @ self.w3[e].T for e, x in runs])
-        hidden_RI = swiglu(gate_RI, up_RI, self.limit, routing.weights_LK.flatten()[order_R])
+        hidden_RI = swiglu(gate_RI, up_RI, self.limit, order.weights_R)
         if self.quantize is not None:
             hidden_RI = self.quantize(hidden_RI)
         parts = hidden_RI.to(x_Ld.dtype).split([len(x) for _, x in runs])
         out_Rd = torch.cat([h @ self.w2[e].T for (e, _), h in zip(runs, parts, strict=True)])
-        place_R = torch.empty_like(order_R)
-        place_R[order_R] = torch.arange(len(order_R))
-        out_Ld: Tensor = widen(out_Rd)[place_R].unflatten(0, chosen.shape).sum(1)
-        return out_Ld
+        return order.summed(widen(out_Rd))
 
 
 class SharedExpert(nn.Module):

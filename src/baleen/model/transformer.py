@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from baleen.cache import LayerShape, LayerState, Span, State
 from baleen.errors import UsageError
+from baleen.kernels import product
 from baleen.kernels.streams import expand
 from baleen.model.attention import Attention
 from baleen.model.config import LayerKind, ModelConfig
@@ -203,7 +204,9 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """fp32 logits of hidden vectors [..., d] as `hidden` returns them."""
-        return hidden.float() @ self.head.weight.float().T
+        if isinstance(self.head, nn.Linear):
+            return product(hidden.float(), self.head.weight, None)
+        return self.head(hidden.float())  # in stored form
 
     def hidden(
         self,
@@ -268,7 +271,7 @@ class Transformer(nn.Module):
     def _chunk(
         self, ids_BT: Tensor, state: State, counts_B: Tensor | None, trace: Trace | None
     ) -> Tensor:
-        if trace is None and counts_B is None and ids_BT.numel() == 1:
+        if trace is None and counts_B is None:
             stepped = self._decoder.step(ids_BT, state)
             if stepped is not None:
                 return stepped

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baleen.kernels import swiglu
-from baleen.kernels.precision import widen
+from baleen.kernels import grouped_product, product, swiglu
+from baleen.kernels.product import decoded
+from baleen.kernels.weights import TILE
 from baleen.model.formats.reader import Reader
 from baleen.model.formats.stored import Stored
-from baleen.model.moe import Routing
+from baleen.model.moe import ExpertOrder, Routing
 
 
 class Residence(StrEnum):
@@ -62,14 +63,29 @@ class StoredMatrix(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The values in the model's dtype."""
-        return self.stored.values(self.dtype)
+        return decoded(*self.stored, self.dtype)
 
 
 class StoredLinear(StoredMatrix):
     """x W^T."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return product(x, *self.stored).to(x.dtype)
+
+    def grouped(self, x_gLI: Tensor) -> Tensor:
+        """Each group of rows x[g] times its own share of the outputs, [g, L, O / g]."""
+        data, scales = self.stored
+        groups, rows = len(x_gLI), len(data) // len(x_gLI)
+        if scales is not None and data.dtype != torch.int8:
+            if rows % TILE:  # tiles reach from one share into the next
+                data, scales = self.weight, None
+            else:
+                scales = scales.unflatten(0, (groups, -1))
+        elif scales is not None:
+            scales = scales.unflatten(0, (groups, -1))
+        sizes = [x_gLI.shape[1]] * groups
+        out = grouped_product(x_gLI.flatten(0, 1), sizes, data.unflatten(0, (groups, -1)), scales)
+        return out.view(groups, -1, rows).to(x_gLI.dtype)
 
 
 class StoredEmbedding(StoredMatrix):
@@ -92,24 +108,23 @@ class StoredExperts(nn.Module):
         """`w1`, `w2` or `w3` of one expert."""
         raise NotImplementedError
 
+    def times(self, which: str, x_RI: Tensor, sizes: list[int]) -> Tensor:
+        """Rows times their experts' matrices: the first sizes[0] rows belong to expert 0."""
+        raise NotImplementedError
+
     def prefetch(self, experts: list[int]) -> None:
         """Told which experts come next."""
 
     def forward(self, x_Ld: Tensor, routing: Routing) -> Tensor:
-        out = torch.zeros_like(widen(x_Ld))
-        chosen = routing.experts_LK
-        used = chosen.unique().tolist()
-        self.prefetch(used)
-        for expert in used:
-            rows, slots = torch.where(chosen == expert)
-            w1, w3, w2 = (self.matrix(w, expert).values(x_Ld.dtype) for w in ("w1", "w3", "w2"))
-            x = x_Ld[rows]
-            weights = routing.weights_LK[rows, slots]
-            hidden = swiglu(x @ w1.T, x @ w3.T, self.limit, weights)
-            if self.quantize is not None:
-                hidden = self.quantize(hidden)
-            out = out.index_add(0, rows, widen(hidden.to(x.dtype) @ w2.T))
-        return out
+        """As `moe.Experts`, with codes instead of values."""
+        order = ExpertOrder.of(routing, self.num_experts)
+        self.prefetch([expert for expert, size in enumerate(order.sizes) if size])
+        x_Rd = x_Ld[order.tokens_R]
+        gate_RI, up_RI = (self.times(which, x_Rd, order.sizes) for which in ("w1", "w3"))
+        hidden_RI = swiglu(gate_RI, up_RI, self.limit, order.weights_R)
+        if self.quantize is not None:
+            hidden_RI = self.quantize(hidden_RI)
+        return order.summed(self.times("w2", hidden_RI.to(x_Ld.dtype), order.sizes))
 
 
 class PackedExperts(StoredExperts):
@@ -127,12 +142,20 @@ class PackedExperts(StoredExperts):
                 self.register_buffer(name, room.view(torch.uint8), persistent=False)
             self.get_buffer(name)[expert] = part.view(torch.uint8)
 
-    def matrix(self, which: str, expert: int) -> Stored:
-        data, scales = self.get_buffer(which)[expert], self._buffers.get(f"{which}_scales")
+    def stack(self, which: str) -> Stored:
+        """`w1`, `w2` or `w3` of all experts."""
+        data, scales = self.get_buffer(which), self._buffers.get(f"{which}_scales")
         data = data.view(getattr(self, f"{which}_dtype"))
         if scales is None:
             return Stored(data, None)
-        return Stored(data, scales[expert].view(getattr(self, f"{which}_scales_dtype")))
+        return Stored(data, scales.view(getattr(self, f"{which}_scales_dtype")))
+
+    def matrix(self, which: str, expert: int) -> Stored:
+        data, scales = self.stack(which)
+        return Stored(data[expert], None if scales is None else scales[expert])
+
+    def times(self, which: str, x_RI: Tensor, sizes: list[int]) -> Tensor:
+        return grouped_product(x_RI, sizes, *self.stack(which))
 
 
 class MappedExperts(StoredExperts):
@@ -149,6 +172,10 @@ class MappedExperts(StoredExperts):
 
     def matrix(self, which: str, expert: int) -> Stored:
         return self.reader.map(self.name(which, expert))
+
+    def times(self, which: str, x_RI: Tensor, sizes: list[int]) -> Tensor:
+        runs = [(e, x) for e, x in enumerate(x_RI.split(sizes)) if len(x)]
+        return torch.cat([product(x, *self.matrix(which, e)) for e, x in runs])
 
     def prefetch(self, experts: list[int]) -> None:
         for expert in experts:
