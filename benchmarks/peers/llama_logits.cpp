@@ -2,11 +2,13 @@
 //
 // IDS holds int32 token ids; OUT receives float32 [tokens, vocabulary], one row per id. The ids are
 // evaluated from an empty context in calls of CHUNK tokens (1: token by token), with an fp32 cache.
+// A sixth argument "exact" leaves flash attention off, which would cast that cache to fp16.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <string>
 #include <vector>
 
 #include "llama.h"
@@ -24,7 +26,8 @@ static std::vector<llama_token> read_ids(const char * path) {
 }
 
 int main(int argc, char ** argv) {
-    if (argc != 6) fail("usage: llama-logits MODEL IDS THREADS CHUNK OUT");
+    if (argc != 6 && argc != 7) fail("usage: llama-logits MODEL IDS THREADS CHUNK OUT [exact]");
+    const bool exact = argc == 7 && std::string(argv[6]) == "exact";
     const auto ids = read_ids(argv[2]);
     const int threads = std::atoi(argv[3]), chunk = std::atoi(argv[4]);
     if (ids.empty() || threads < 1 || chunk < 1) fail("no ids, or no threads, or no chunk");
@@ -37,6 +40,7 @@ int main(int argc, char ** argv) {
     params.n_batch = params.n_ubatch = static_cast<uint32_t>(chunk);
     params.n_threads = params.n_threads_batch = threads;
     params.type_k = params.type_v = GGML_TYPE_F32;
+    if (exact) params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     llama_context * context = llama_init_from_model(model, params);
     if (!context) fail("no context can be made");
 
