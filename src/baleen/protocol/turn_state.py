@@ -18,9 +18,10 @@ from baleen.protocol.value_text import ValueText
 class TurnState:
     """A turn, read up to here.
 
-    ``text`` takes text in the present place; ``in_value`` says that this is a parameter's value, not
-    a tag behind it. ``tag`` is the tag being read, ``json_call`` the call that is written as one
-    JSON object; both are None nearly always. The turn starts at ``start``; ``keeps_leading`` keeps newlines there, ``calls`` reports calls at
+    ``text`` takes text in the present place. ``in_value`` says that this is a parameter's value and
+    not a tag. ``tag`` is the tag being read, ``json_call`` the call that is written as one JSON
+    object; both are None nearly always.
+    The turn starts at ``start``; ``keeps_leading`` keeps newlines there, ``calls`` reports calls at
     all, ``repair`` allows repairs of values.
     """
 
