@@ -274,7 +274,11 @@ class Answer:
             self.first_token_at = now
             telemetry.first_token_s.observe(now - self.started_at)
         else:
-            telemetry.inter_token_s.observe((now - self.last_token_at) / count, count)
+            gap_s = (now - self.last_token_at) / count
+            if count == 1:
+                telemetry.inter_token_s.observe(gap_s)
+            else:
+                telemetry.inter_token_s.observe_all([gap_s] * count)
         self.last_token_at = now
 
     def _watch_reasoning(self, ids: Sequence[int]) -> tuple[Sequence[int], bool]:

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import orjson
+
 from baleen.errors import ConfigError
 from baleen.server.base import Taker
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
@@ -25,6 +27,7 @@ _CONNECT_TIMEOUT_S: Final = 10.0
 _ASK_TIMEOUT_S: Final = 10.0
 _MAX_EVENT_BYTES: Final = 64 << 20
 _MAX_IDLE: Final = 64
+_READ_BYTES: Final = 1 << 18
 _DONE: Final = b"[DONE]"
 
 
@@ -48,6 +51,7 @@ class EngineClient:
         self._common = f"host: {parts.netloc.rpartition('@')[2]}\r\naccept: */*\r\n{key}"
         self._stall_timeout_s = stall_timeout_s
         self._idle: list[HttpConnection] = []
+        self._buffer = memoryview(bytearray(_READ_BYTES))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -168,7 +172,7 @@ class EngineClient:
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
-                    HttpConnection, self._host, self._port, ssl=self._tls
+                    lambda: HttpConnection(self._buffer), self._host, self._port, ssl=self._tls
                 )
         except TimeoutError:
             raise TimeoutError(f"no connection within {_CONNECT_TIMEOUT_S:g} s") from None
@@ -264,6 +268,9 @@ class _EventReader:
         self._hand_out(held)
 
     def _hand_out(self, data: bytes) -> bool:
+        if data.find(b"\n\n") == len(data) - 2:  # one event, as from an engine that does not lag
+            event = _event(data)
+            return self._take([event]) if event is not None else True
         events = [event for text in data.split(b"\n\n") if (event := _event(text)) is not None]
         return self._take(events) if events else True
 
@@ -279,6 +286,17 @@ async def _whole(connection: HttpConnection) -> bytes:
     return b"".join(parts)
 
 
+def _json(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        pass  # it may be NaN or half a surrogate pair, which are no JSON but what engines send
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UpstreamError(f"the engine sent no JSON: {data[:200]!r}") from error
+
+
 def _event(text: bytes) -> dict[str, Any] | None:
     """The object of one event; None for comments and the end.
 
@@ -292,10 +310,7 @@ def _event(text: bytes) -> dict[str, Any] | None:
     data = text[5:].strip()
     if data == _DONE:
         return None
-    try:
-        event = json.loads(data)
-    except ValueError as error:
-        raise UpstreamError(f"the engine sent no JSON: {data[:200]!r}") from error
+    event = _json(data)
     if not isinstance(event, dict):
         return None
     if event.get("error"):
