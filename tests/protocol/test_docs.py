@@ -57,11 +57,7 @@ def test_the_examples_of_the_page_run(
         ]
         result = {"role": "tool", "tool_call_id": turn.tool_calls[0].id, "content": "sun"}
         prompt = names["encoder"].encode(
-            [
-                *messages,
-                said,
-                {"role": "tool", "tool_call_id": turn.tool_calls[0].id, "content": "sun"},
-            ],
+            [*messages, said, result],
             tools=names["tools"],
             restore=lambda message: store.restore(message, "key"),
         )
