@@ -52,7 +52,9 @@ def test_a_mask_allows_what_could_be_read(
     for number in tokenizer.encode(value, add_special_tokens=False).ids:
         allowed = mask.mask()
         for other in range(tokenizer.get_vocab_size()):
-            assert allowed.allows(other) == tried(rules, vocabulary, mask, other), other
+            assert allowed.allows(other) == tried(rules, vocabulary, mask, other), (
+                tokenizer.id_to_token(other)
+            )
         assert mask.accept(number), tokenizer.id_to_token(number)
 
 

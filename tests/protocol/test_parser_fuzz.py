@@ -35,7 +35,7 @@ FRAGMENTS = [
     *('<｜DSML｜parameter name="a" string="true">', '<｜DSML｜parameter name="n" string="false">'),
     *('<｜DSML｜parameter name="arguments" string="false">', '{"a": "x"}', '{"o": {"k": true}}'),
     *("<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', "[1e400]", "\\u00e9"),
-    *("</thin", "k>", "<｜end▁of", "▁sentence｜>", "<div>", "</p>\n"),
+    *("</thin", "<｜end▁of", "▁sentence｜>", "<div>", "</p>\n"),
     *(tokens.DSML, tokens.THINK_OPEN, tokens.THINK_CLOSE, tokens.EOS, tokens.USER),
 ]
 IN_A_STRING = (

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from baleen.protocol.errors import TokenizerError
-from baleen.protocol.grammar.automaton import COUNT, LITERAL, MANY, ONE, Automaton, Stack, State
+from baleen.protocol.grammar.automaton import COUNT, Automaton, Stack, State
 from baleen.protocol.grammar.rules import CallRules
 from baleen.protocol.pieces import PieceTable
 
@@ -65,9 +65,8 @@ class Vocabulary:
         if run is None:
             run = self._runs[bytes_of_run] = Runs(self._entries, bytes_of_run)
         fitting, longer = run.split(self._longest if most is None else most)
-        firsts = _first_bytes(state)
-        found = set(_walk(automaton, state, run.others))
-        found.update(_walk(automaton, state, sorted(e for e in longer if e[0][0] in firsts)))
+        doubtful = (run.others, sorted(longer))
+        found = {number for entries in doubtful for number in _walk(automaton, state, entries)}
         if len(fitting) < len(longer) + len(run.others):
             return TokenMask(frozenset(found.union(fitting)), is_allowed=True)
         refused = run.numbers_of_others.union(number for _, number in longer)
@@ -89,8 +88,8 @@ class Runs:
             else:
                 by_size.setdefault(_num_characters(text), []).append(entry)
         self._entries = [entry for size in sorted(by_size) for entry in by_size[size]]
-        self._numbers = [number for _, number in self._entries]
         self._sizes = [size for size in sorted(by_size) for _ in by_size[size]]
+        self._numbers = [number for _, number in self._entries]
 
     @cached_property
     def numbers_of_others(self) -> frozenset[int]:
@@ -122,17 +121,6 @@ def _leveled(stack: Stack, limit: int, depth: int = 4) -> Stack:
         return ((kind, allowed, min(least, limit), most, escapes), below)
     rest = _leveled(below, limit, depth - 1)
     return stack if rest is below else (symbol, rest)
-
-
-def _first_bytes(state: State) -> set[int]:
-    """The bytes that may come next by a way other than a run of characters."""
-    found: set[int] = set()
-    for stack in state:
-        if stack and stack[0][0] == LITERAL:
-            found.add(stack[0][1][0])
-        elif stack and stack[0][0] in (ONE, MANY):
-            found |= stack[0][1]
-    return found
 
 
 def _walk(automaton: Automaton, state: State, entries: list[tuple[bytes, int]]) -> list[int]:
