@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from json import dumps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -21,6 +21,9 @@ from baleen.server.gateway import Gateway
 from baleen.server.prepared import Prepared
 from baleen.server.sse import EventStream, KeepAlive
 
+if TYPE_CHECKING:
+    from baleen.server.tracing import RequestTrace
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,6 +34,7 @@ class Call:
     request: BaseRequest
     body: dict[str, Any]
     scope: str
+    trace: RequestTrace | None = None
 
 
 class Writer(Protocol):
@@ -112,12 +116,16 @@ class AnswerDoor:
         except (asyncio.CancelledError, ConnectionError):
             stream.discard()
             self.gateway.telemetry.disconnects.add()
+            if call.trace is not None:
+                call.trace.failed(ConnectionResetError("the client has left"))
             raise
         except BaleenError as error:
             if response is None:
                 raise
             status, described = describe(error)
             _log.warning("%s broke off: %s", answer.id, error)
+            if call.trace is not None:
+                call.trace.failed(error)
             stream.write(writer.failed(status, described))
             await stream.close()
         return response
@@ -125,7 +133,7 @@ class AnswerDoor:
     def scoped(self, ask: Ask, call: Call) -> Ask:
         """An ask with what its HTTP request says beside the body."""
         headers = call.request.headers
-        ask.scope = call.scope
+        ask.scope, ask.trace = call.scope, call.trace
         ask.key = headers.get("idempotency-key", "")
         ask.place = {
             name: value
