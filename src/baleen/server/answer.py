@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -206,7 +207,7 @@ class Answer:
             begins = self.sampled[-1] == self._vocabulary.think_close
             constraint = replace(constraint, thinking=False) if begins else None
         return Generation(
-            ids=[*prepared.ids, *self.sampled] if self.sampled else prepared.ids,
+            ids=prepared.ids + array("I", self.sampled) if self.sampled else prepared.ids,
             max_tokens=prepared.max_tokens - len(self.sampled),
             temperature=prepared.sampling.temperature,
             top_p=prepared.sampling.top_p,

@@ -19,7 +19,7 @@ from baleen.server.ask import Ask
 from baleen.server.errors import ServerError
 from baleen.server.gateway import Gateway
 from baleen.server.prepared import Prepared
-from baleen.server.sse import EventStream, KeepAlive
+from baleen.server.sse import EventStream, KeepAlive, WholeResponse
 
 if TYPE_CHECKING:
     from baleen.server.tracing import RequestTrace
@@ -94,12 +94,24 @@ class AnswerDoor:
         answer.open()
         if prepared.ask.stream:
             return await self._stream(call, answer, writer, headers)
-        await answer.run(_Collector(writer))
-        return web.Response(
-            text=dumps(writer.whole(), ensure_ascii=False),
-            content_type="application/json",
-            headers=headers,
-        )
+        return await self._whole(call, answer, writer, headers)
+
+    async def _whole(
+        self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        response = WholeResponse(call.request, headers, self._keep_alive)
+        try:
+            await answer.run(_Collector(writer))
+        except BaleenError as error:
+            if not response.has_begun:
+                raise
+            _log.warning("%s broke off: %s", answer.id, error)
+            if call.trace is not None:
+                call.trace.failed(error)
+            return await response.finish(dumps(self.error_body(*describe(error))))
+        finally:
+            response.discard()
+        return await response.finish(dumps(writer.whole(), ensure_ascii=False))
 
     async def _stream(
         self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]

@@ -211,8 +211,14 @@ class Gateway:
         except sqlite3.Error as error:
             self._note_store_error(error)
         if prepared.prompt.start is None and not turn.incomplete_calls:
-            ids = [*prepared.ids, *answer.sampled]
-            self.conversations.remember(prepared.ask, prepared.prompt, ids, turn, prepared.before)
+            self.conversations.remember(
+                prepared.ask,
+                prepared.prompt,
+                prepared.ids + array("I", answer.sampled),
+                len(prepared.ids),
+                turn,
+                prepared.before,
+            )
 
     def _count(self, answer: Answer) -> None:
         telemetry, turn = self.telemetry, answer.turn
@@ -248,5 +254,5 @@ def _digest(prepared: Prepared) -> str:
     ask = prepared.ask
     head = (ask.scope, prepared.sampling, prepared.max_tokens, ask.seed, ask.stop, ask.top_logprobs)
     digest = hashlib.blake2b(repr(head).encode(), digest_size=16)
-    digest.update(array("I", prepared.ids).tobytes())
+    digest.update(prepared.ids)
     return digest.hexdigest()
