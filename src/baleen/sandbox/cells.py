@@ -101,10 +101,15 @@ class Cells:
                 if self._launcher is not None:
                     await self._launcher.stop()
                 self._launcher = await self._new_launcher()
-                for box_id, (pid, _) in self._alive.items():
-                    with contextlib.suppress(LaunchError):  # it has just ended
-                        await self._launcher.adopt(box_id, pid)
+                for box_id in list(self._alive):  # others come and go meanwhile
+                    await self._introduce(box_id, self._launcher)
             return self._launcher
+
+    async def _introduce(self, box_id: str, launcher: Launcher) -> None:
+        """Makes a launcher know a box of an earlier one: it cannot end what it does not know."""
+        if box_id in self._alive and box_id not in launcher.known:
+            with contextlib.suppress(LaunchError):  # it has just ended
+                await launcher.adopt(box_id, self._alive[box_id][0])
 
     async def _new_launcher(self) -> Launcher:
         """Starts a launcher, again if something kills it while it starts."""
@@ -233,8 +238,14 @@ class Cells:
     async def end(self, box_id: str) -> None:
         """Kills a cell or box; returns when its last process and its groups are gone."""
         _, groups = self._alive.get(box_id, (0, []))
+
+        async def destroy(launcher: Launcher) -> None:
+            # The launcher may have been exchanged just as the box came to be noted here.
+            await self._introduce(box_id, launcher)
+            await launcher.destroy(box_id, groups)
+
         try:
-            await self._with_launcher(lambda launcher: launcher.destroy(box_id, groups))
+            await self._with_launcher(destroy)
         finally:
             self._alive.pop(box_id, None)  # groups that would not go are left to the sweeps
 

@@ -39,12 +39,13 @@ from .launcher import Launcher
 from .log import Log
 from .spares import Spares
 from .spec import BoxSpec, check_id
-from .trajectory import Kind, read
+from .trajectory import Kind, Record, read
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
 TOMBSTONES_KEPT = 1_000
+RECOVERY_LANES = 32
 
 
 class Registry:
@@ -336,26 +337,46 @@ class Registry:
             if box.expired(now):
                 self.destroy(box, Cause.EXPIRED)
 
-    async def recover(self) -> None:
-        """Takes over the boxes that an earlier edge left, and clears away what has died."""
+    async def open(self) -> None:
+        """Starts the launcher, and with it finds out whether boxes can be made here at all.
+
+        Raises:
+            HostError: they cannot.
+        """
         await self._cells.living_launcher()
-        for folder in sorted(self.home.boxes.iterdir()):
-            if (folder / "log").is_symlink():
-                await self._recover_one(folder)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
+
+    async def recover(self) -> None:
+        """Takes over the boxes that an earlier edge left, and clears away what has died.
+
+        Nobody is served before it is done: a command's key is known here or it has not run.
+        """
+        folders = iter(sorted(self.home.boxes.iterdir()))
+
+        async def lane() -> None:
+            for folder in folders:
+                if (folder / "log").is_symlink():
+                    await self._recover_one(folder)
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
+
+        # Each box is asked what it knows, and many can answer while others' logs are read.
+        await asyncio.gather(*(lane() for _ in range(RECOVERY_LANES)))
         self._cells.sweep_groups()
 
     async def _recover_one(self, folder: Path) -> None:
         path = (folder / "log").readlink()
+        records: list[Record] = []
+        log: Log | None = None
         try:
-            records = list(read(path))
+            log = Log.open(path, on_record=records.append)
             if not records or records[0].payload.get("box") != folder.name:
                 raise TrajectoryError(f"{path} is another box's log")
             first = records[0].payload
             spec = BoxSpec.from_wire({**first["spec"], "mounts": ()})
-            box = Box(folder.name, spec, Log.open(path), self._journal, self._executor)
+            box = Box(folder.name, spec, log, self._journal, self._executor)
         except SandboxError:
+            if log is not None:
+                log.close()
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
         box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
