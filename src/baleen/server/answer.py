@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from array import array
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from baleen.protocol import tokens
-from baleen.protocol.events import CallStart, ContentDelta, Event, ReasoningDelta
+from baleen.protocol.events import CallEnd, CallStart, ContentDelta, Event, ReasoningDelta
 from baleen.protocol.turn import Turn
 from baleen.server.base import Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
@@ -89,6 +91,7 @@ class Answer:
         self._stops = StopStrings(prepared.ask.stop) if prepared.ask.stop else None
         start = prepared.prompt.start
         self._thinks = prepared.prompt.thinking and start in (None, "reasoning")
+        self._trace = prepared.ask.trace
         self._loops = LoopDetector()
         self._budget = self._make_budget()
         self._content = ""
@@ -160,6 +163,8 @@ class Answer:
                     self._say(self._recover())
             self._say(self._end())
             is_whole = True
+            if self._trace is not None:
+                self._trace.answered(self)
         except (UpstreamError, UpstreamStallError):
             self.failed = True
             raise
@@ -170,7 +175,8 @@ class Answer:
         """Decode until the turn ends, or until it has to be asked for again."""
         self._has_enough = False
         try:
-            await self._gateway.upstream.generate(self._generation(), self)
+            with self._trace.upstream(len(self.sampled)) if self._trace else nullcontext():
+                await self._gateway.upstream.generate(self._generation(), self)
             if not self._has_enough:
                 raise UpstreamError("the upstream ended its stream without saying why")
         except UpstreamRefusalError:
@@ -201,7 +207,7 @@ class Answer:
             begins = self.sampled[-1] == self._vocabulary.think_close
             constraint = replace(constraint, thinking=False) if begins else None
         return Generation(
-            ids=[*prepared.ids, *self.sampled] if self.sampled else prepared.ids,
+            ids=prepared.ids + array("I", self.sampled) if self.sampled else prepared.ids,
             max_tokens=prepared.max_tokens - len(self.sampled),
             temperature=prepared.sampling.temperature,
             top_p=prepared.sampling.top_p,
@@ -279,6 +285,8 @@ class Answer:
                 telemetry.inter_token_s.observe(gap_s)
             else:
                 telemetry.inter_token_s.observe_all([gap_s] * count)
+        if self._trace is not None:
+            self._trace.token_came()
         self.last_token_at = now
 
     def _watch_reasoning(self, ids: Sequence[int]) -> tuple[Sequence[int], bool]:
@@ -322,8 +330,10 @@ class Answer:
         for event in events:
             if type(event) is ContentDelta:
                 self._content = (self._content + event.text)[-_TAIL_CHARS:]
-            elif type(event) is CallStart:
+            elif type(event) is CallStart or type(event) is CallEnd:
                 self._has_calls = True
+                if self._trace is not None:
+                    self._trace.call(event)
         return events
 
     def _count_leaks(self, ids: Sequence[int], events: Sequence[Event]) -> None:

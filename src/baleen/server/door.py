@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from json import dumps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -19,7 +19,10 @@ from baleen.server.ask import Ask
 from baleen.server.errors import ServerError
 from baleen.server.gateway import Gateway
 from baleen.server.prepared import Prepared
-from baleen.server.sse import EventStream, KeepAlive
+from baleen.server.sse import EventStream, KeepAlive, WholeResponse
+
+if TYPE_CHECKING:
+    from baleen.server.tracing import RequestTrace
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class Call:
     request: BaseRequest
     body: dict[str, Any]
     scope: str
+    trace: RequestTrace | None = None
 
 
 class Writer(Protocol):
@@ -90,12 +94,24 @@ class AnswerDoor:
         answer.open()
         if prepared.ask.stream:
             return await self._stream(call, answer, writer, headers)
-        await answer.run(_Collector(writer))
-        return web.Response(
-            text=dumps(writer.whole(), ensure_ascii=False),
-            content_type="application/json",
-            headers=headers,
-        )
+        return await self._whole(call, answer, writer, headers)
+
+    async def _whole(
+        self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        response = WholeResponse(call.request, headers, self._keep_alive)
+        try:
+            await answer.run(_Collector(writer))
+        except BaleenError as error:
+            if not response.has_begun:
+                raise
+            _log.warning("%s broke off: %s", answer.id, error)
+            if call.trace is not None:
+                call.trace.failed(error)
+            return await response.finish(dumps(self.error_body(*describe(error))))
+        finally:
+            response.discard()
+        return await response.finish(dumps(writer.whole(), ensure_ascii=False))
 
     async def _stream(
         self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]
@@ -112,12 +128,16 @@ class AnswerDoor:
         except (asyncio.CancelledError, ConnectionError):
             stream.discard()
             self.gateway.telemetry.disconnects.add()
+            if call.trace is not None:
+                call.trace.failed(ConnectionResetError("the client has left"))
             raise
         except BaleenError as error:
             if response is None:
                 raise
             status, described = describe(error)
             _log.warning("%s broke off: %s", answer.id, error)
+            if call.trace is not None:
+                call.trace.failed(error)
             stream.write(writer.failed(status, described))
             await stream.close()
         return response
@@ -125,7 +145,7 @@ class AnswerDoor:
     def scoped(self, ask: Ask, call: Call) -> Ask:
         """An ask with what its HTTP request says beside the body."""
         headers = call.request.headers
-        ask.scope = call.scope
+        ask.scope, ask.trace = call.scope, call.trace
         ask.key = headers.get("idempotency-key", "")
         ask.place = {
             name: value

@@ -124,6 +124,8 @@ class HttpServer:
             # Only models have names below their path.
             is_model = request.path.startswith("/v1/models/")
             route = self._routes["/v1/models/"] if is_model else None
+        tracing = self.gateway.tracing
+        trace = tracing.begin(request.path, request.headers) if tracing is not None else None
         try:
             if route is None:
                 raise NoSuchPathError(
@@ -134,14 +136,19 @@ class HttpServer:
                 raise WrongMethodError(f"{request.path} takes {route.method}")
             scope = self._authorize(request)
             body = await self._body(request) if route.method == "POST" else {}
-            return await route.handle(Call(request, body, scope))
+            return await route.handle(Call(request, body, scope, trace))
         except BaleenError as error:
+            if trace is not None:
+                trace.failed(error)
             return self._refuse(request, route, error)
         except (ConnectionError, web.HTTPException):
             raise
         except Exception:
             _log.exception("%s failed", request.path)
             return self._refuse(request, route, ServerError("the gateway failed; its log has more"))
+        finally:
+            if trace is not None:
+                trace.end()
 
     def _refuse(
         self, request: BaseRequest, route: Route | None, error: BaleenError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
@@ -85,7 +86,7 @@ class EventStream:
         """The client is gone."""
         self._keep_alive.streams.discard(self)
 
-    def keep_alive(self, silence_s: float) -> None:
+    async def keep_alive(self, silence_s: float) -> None:
         """Say something that means nothing, if nothing has been said for so long."""
         if self._now() - self.last_write >= silence_s:
             self.last_write = self._now()
@@ -93,16 +94,70 @@ class EventStream:
                 self._send(self._silence)
 
 
+class WholeResponse:
+    """One JSON object, kept alive until it is there.
+
+    A client or a proxy between gives up a connection on which nothing happens. Once nothing has
+    happened for a while, the response therefore begins, with line ends, which JSON may begin with.
+    What goes wrong behind that point can no longer be told by a status: the object is the error.
+    """
+
+    def __init__(
+        self, request: BaseRequest, headers: Mapping[str, str], keep_alive: KeepAlive
+    ) -> None:
+        self._request, self._headers = request, dict(headers)
+        self._keep_alive = keep_alive
+        self._now = asyncio.get_running_loop().time
+        self._last_write = self._now()
+        self._response: web.StreamResponse | None = None
+        self._lock = asyncio.Lock()
+        keep_alive.streams.add(self)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether status and headers are out."""
+        return self._response is not None
+
+    async def keep_alive(self, silence_s: float) -> None:
+        """Send a line end, if nothing has been sent for so long."""
+        if self._now() - self._last_write < silence_s:
+            return
+        async with self._lock:
+            self._last_write = self._now()
+            with suppress(ConnectionError):
+                if self._response is None:
+                    self._response = web.StreamResponse(headers=self._headers)
+                    self._response.content_type = "application/json"
+                    await self._response.prepare(self._request)
+                await self._response.write(b"\n")
+
+    async def finish(self, text: str) -> web.StreamResponse:
+        """Send the object."""
+        self.discard()
+        async with self._lock:
+            if self._response is None:
+                return web.Response(
+                    text=text, content_type="application/json", headers=self._headers
+                )
+            await self._response.write(text.encode("utf-8", "replace"))
+            await self._response.write_eof()
+            return self._response
+
+    def discard(self) -> None:
+        """Nothing more is to be sent to keep it alive."""
+        self._keep_alive.streams.discard(self)
+
+
 class KeepAlive:
     """One task that looks after all streams."""
 
     def __init__(self, silence_s: float) -> None:
         self.silence_s = silence_s
-        self.streams: WeakSet[EventStream] = WeakSet()
+        self.streams: WeakSet[EventStream | WholeResponse] = WeakSet()
 
     async def run(self) -> None:
         """Look at every stream, several times per period; runs until cancelled."""
         while True:
             await asyncio.sleep(self.silence_s / 4)
             for stream in list(self.streams):
-                stream.keep_alive(self.silence_s)
+                await stream.keep_alive(self.silence_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from aiohttp import web
@@ -27,8 +28,14 @@ class CompletionsDoor(AnswerDoor):
         run = await self._run(call)
         if run.is_streamed:
             return await self._stream_run(call, run)
-        await self.gateway.upstream.generate(run.asked, run)
+        await self._generate(call, run)
         return web.Response(text=json.dumps(run.whole()), content_type="application/json")
+
+    async def _generate(self, call: Call, run: _Run) -> None:
+        with call.trace.upstream(0) if call.trace else nullcontext():
+            await self.gateway.upstream.generate(run.asked, run)
+        if call.trace is not None:
+            call.trace.completed(len(run.asked.ids), len(run.ids), run.finish)
 
     async def _run(self, call: Call) -> _Run:
         body, config = call.body, self.gateway.config
@@ -78,7 +85,7 @@ class CompletionsDoor(AnswerDoor):
         try:
             response = await stream.open(call.request)
             run.stream = stream
-            await self.gateway.upstream.generate(run.asked, run)
+            await self._generate(call, run)
             if run.includes_usage:
                 stream.write(f"data: {json.dumps(run.usage_chunk())}\n\n")
             stream.write("data: [DONE]\n\n")

@@ -142,7 +142,10 @@ class EngineClient:
         head = f"{method} {self._path}{path} HTTP/1.1\r\n{self._common}"
         if body is None:
             return f"{head}\r\n".encode("latin-1")
-        data = json.dumps(body, separators=(",", ":")).encode()
+        try:
+            data = orjson.dumps(body)
+        except TypeError:  # numbers beyond 64 bits, half a surrogate pair
+            data = json.dumps(body).encode()
         head += f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
         return head.encode("latin-1") + data
 

@@ -105,7 +105,7 @@ class LocalUpstream:
         wants_logprobs = asked.top_logprobs is not None
         reused_before = session.reused_tokens
         try:
-            for token in session.generate(asked.ids, sampling):
+            for token in session.generate(list(asked.ids), sampling):
                 count += 1
                 finish = "length" if count == asked.max_tokens else None
                 cached = session.reused_tokens - reused_before if count == 1 else None

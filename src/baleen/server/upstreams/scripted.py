@@ -7,6 +7,7 @@ spelled out, or ids. It is cut into tokens by the real tokenizer, so everything 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class ScriptedUpstream:
         """Per request: prompt tokens that the earlier requests had not computed."""
         self._context_tokens, self._per_piece = context_tokens, tokens_per_piece
         self._stall_timeout_s = stall_timeout_s
-        self._computed: list[list[int]] = []
+        self._computed: list[array[int]] = []
         self._encoder = encoder_for(tokenizer)
         self._eos = tokenizer.token_to_id(tokens.EOS)
 
@@ -75,13 +76,13 @@ class ScriptedUpstream:
             line = Line(line)
         ids = self._ids(line, asked)
         cached = self._note_prompt(asked)
-        computed = [*asked.ids]
+        computed = array("I", asked.ids)
         self._computed.append(computed)
         self.num_running += 1
         try:
             async with aclosing(self._pieces(line, ids, asked, cached)) as pieces:
                 async for piece in pieces:
-                    computed += piece.ids
+                    computed.extend(piece.ids)
                     self.num_sampled += len(piece.ids)
                     if not taker.take(piece):
                         return
