@@ -37,6 +37,7 @@ from .images.store import Store
 from .journal import Journal
 from .launcher import Launcher
 from .log import Log
+from .provenance import provenance
 from .spares import Spares
 from .spec import BoxSpec, check_id
 from .trajectory import Kind, Record, read
@@ -65,6 +66,7 @@ class Registry:
         self.groups = groups
         self.max_boxes = max_boxes
         self.privileged = privileged
+        self._provenance = provenance(groups.description)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
         self._journal = Journal(home.journal, self._executor)
         self._cells = Cells(home, groups, launch, privileged=privileged)
@@ -168,6 +170,7 @@ class Registry:
                 "spec": spec.to_wire(),
                 "image": cell.image_data,
                 "places": places,
+                "provenance": self._provenance,
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
