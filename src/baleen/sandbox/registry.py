@@ -40,6 +40,7 @@ from .log import Log
 from .provenance import provenance
 from .spares import Spares
 from .spec import BoxSpec, check_id
+from .switches import Switches
 from .trajectory import Kind, Record, read
 
 ORPHAN_EXTRA_S = 600
@@ -61,6 +62,7 @@ class Registry:
         privileged: bool,
         max_boxes: int,
         pool_size: int,
+        switches: Switches,
     ) -> None:
         self.home = home
         self.groups = groups
@@ -69,7 +71,7 @@ class Registry:
         self._provenance = provenance(groups.description)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
         self._journal = Journal(home.journal, self._executor)
-        self._cells = Cells(home, groups, launch, privileged=privileged)
+        self._cells = Cells(home, groups, launch, privileged=privileged, switches=switches)
         self._spares = Spares(self._cells, pool_size)
         self._alive: dict[str, Box] = {}
         self._ended: dict[str, Box] = {}
@@ -171,6 +173,7 @@ class Registry:
                 "image": cell.image_data,
                 "places": places,
                 "provenance": self._provenance,
+                "confinement": cell.confinement,
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
@@ -185,6 +188,7 @@ class Registry:
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
         box.link, box.image = cell.link, cell.rootfs.image
         box.places = places
+        box.confinement = cell.confinement
         box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
@@ -386,6 +390,7 @@ class Registry:
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
         box.places = first["places"]
+        box.confinement = first.get("confinement", {})
         box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)

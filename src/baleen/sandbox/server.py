@@ -173,6 +173,7 @@ class Client:
             "log": str(box.log.path),
             "limits": self._registry.groups.description,
             "privileged": self._registry.privileged,
+            "confinement": box.confinement,
             "spec": box.spec.to_wire(),
             "config": box.image.config.to_data(),
         }
