@@ -81,7 +81,8 @@ def measure(folder: Path) -> list[dict[str, object]]:
     text = StdlibText(folder, VOCAB_SIZE)
     model = Transformer.from_pretrained(folder / "model").eval()
     prompts = text.held_out_rows(PROMPTS, PROMPT_TOKENS).tolist()
-    return [row for backend in Backend for row in measure_on(backend, model, prompts)]
+    backends = (Backend.TORCH, Backend.NATIVE)
+    return [row for backend in backends for row in measure_on(backend, model, prompts)]
 
 
 def measure_on(

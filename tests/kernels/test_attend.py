@@ -14,7 +14,7 @@ from baleen.kernels import Backend, Blocks, Entries, Kind, Layout, attend, using
 from baleen.kernels.attend import QUERY_TILE
 
 WINDOW, HEADS, WIDTH = 8, 5, 24
-BACKENDS = [Backend.TORCH, Backend.NATIVE]
+BACKENDS = list(Backend)
 
 
 def naive(
@@ -178,6 +178,24 @@ def test_packed_entries_are_attended_as_they_decode(
             Blocks(blocks, case.limits, picks),
         ).out_BTHc
     assert (out - case.expected(picks)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("picked", [True, False])
+def test_queries_in_bf16_attend_packed_entries_of_full_width(picked: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    q = torch.randn(1, 1, 64, 512, generator=generator).to(torch.bfloat16)
+    ring = packed(torch.randn(1, 128, 512, generator=generator), Layout(Kind.FP8, 512, 64, 128))
+    blocks = packed(torch.randn(1, 100, 512, generator=generator), Layout(Kind.FP8, 512, 64, 64))
+    picks = torch.arange(0, 90, 3).view(1, 1, -1).int() if picked else None
+    outs = []
+    for backend in (Backend.TORCH, Backend.TRITON):
+        with using(backend):
+            far = Blocks(blocks, torch.tensor([[90]]), picks)
+            kv = torch.ones(1, 1, 512)
+            sinks = torch.linspace(-1, 1, 64)
+            outs.append(attend(q, sinks, ring, kv, torch.tensor([300]), far).out_BTHc)
+    # the weights are rounded to bf16 on the way
+    assert (outs[0] - outs[1]).abs().max() < 2**-7 * outs[0].abs().max()
 
 
 @pytest.mark.parametrize("count", [None, 2])

@@ -59,7 +59,7 @@ def test_any_chunking_gives_the_same_logits_and_the_same_choice(
     assert close(torch.cat(parts, dim=1), whole)
 
 
-@pytest.mark.parametrize("stepping", list(Backend))
+@pytest.mark.parametrize("stepping", [Backend.TORCH, Backend.NATIVE])
 @pytest.mark.parametrize("streams", [2, 4])
 @torch.no_grad()
 def test_token_by_token_equals_one_call(make_model: Make, stepping: Backend, streams: int) -> None:
@@ -203,7 +203,7 @@ def test_bf16_cache_halves_entries_and_stays_near_fp32(make_model: Make) -> None
         assert 2 * half.window.data.nbytes == full.window.data.nbytes
 
 
-@pytest.mark.parametrize("stepping", list(Backend))
+@pytest.mark.parametrize("stepping", [Backend.TORCH, Backend.NATIVE])
 @torch.no_grad()
 def test_a_packed_cache_stays_near_fp32_and_continues_alike(
     make_model: Make, stepping: Backend, tmp_path: Path

@@ -223,10 +223,10 @@ def _draw(mask: CallMask, dice: random.Random, dsml: int, size: int, length: int
     allowed = mask.mask()
     if allowed.allows(dsml) and dice.random() < 0.9:
         return dsml
-    if allowed.is_allowed:
-        return dice.choice(sorted(allowed.ids))
-    closers = [n for n in range(size) if allowed.allows(n)]
-    return dice.choice(closers[:60]) if dice.random() < 0.5 - length / 1000 else _less(mask, size)
+    numbers = [n for n in range(size) if allowed.allows(n)]
+    if not any(stack and stack[0][0] == "raw" for stack in mask._state or ()):
+        return dice.choice(numbers)
+    return dice.choice(numbers[:60]) if dice.random() < 0.5 - length / 1000 else _less(mask, size)
 
 
 def _less(mask: CallMask, size: int) -> int:

@@ -157,7 +157,7 @@ def test_one_bar_too_many_behind_the_token_is_a_repair(tokenizer: Tokenizer) -> 
         fed([[i] for i in ids], tools=TOOLS, tokenizer=tokenizer),
     ):
         assert [call.name for call in turn.tool_calls] == ["look", "now"]
-        assert turn.repairs["tag"] == 4
+        assert turn.repairs["tag"] == 8, "openers and closers of calls and parameters"
 
 
 def test_a_turn_without_an_answer_says_so() -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from baleen.kernels.backend import on_gpu
 from baleen.kernels.entries import Entries, readable, row_bytes
 from baleen.kernels.native import KINDS, AttendArgs, address, serves
 from baleen.kernels.precision import widen
@@ -59,8 +60,13 @@ def attend(
     if blocks is not None and blocks.entries.length == 0:
         blocks = None
     kv_BTc = widen(kv_BTc)
-    library = serves(widen(q_BTHc), widen(sinks_H), kv_BTc, width=q_BTHc.shape[-1])
     stored = [ring] if blocks is None else [ring, blocks.entries]
+    if not want_weights and readable(*stored) and on_gpu(q_BTHc, sinks_H, kv_BTc, ring.data):
+        from baleen.kernels.gpu.attend import attend as run
+
+        far = (None, None, None) if blocks is None else blocks
+        return Attended(run(q_BTHc, sinks_H, ring, kv_BTc, starts_B, *far), None)
+    library = serves(widen(q_BTHc), widen(sinks_H), kv_BTc, width=q_BTHc.shape[-1])
     if library is not None and not want_weights and readable(*stored):
         out = _attend_native(library, widen(q_BTHc), widen(sinks_H), ring, kv_BTc, starts_B, blocks)
         return Attended(out, None)
@@ -109,7 +115,8 @@ def _attend_tile(
     if blocks.picks_BTK is None:
         values = widen(blocks.entries.values())
         far_logits = (flat_BLc @ values.transpose(1, 2)).unflatten(1, (-1, heads))
-        hidden = torch.arange(values.shape[1]) >= blocks.limits_BT.unsqueeze(-1)
+        block_M = torch.arange(values.shape[1], device=values.device)
+        hidden = block_M >= blocks.limits_BT.unsqueeze(-1)
     else:
         values = widen(blocks.entries.gather(blocks.picks_BTK))
         far_logits = q_BTHc @ values.transpose(2, 3)
@@ -128,9 +135,10 @@ def _mix(weights_BTHS: Tensor, keys_BSc: Tensor) -> Tensor:
 
 def _band(num_queries: int, num_keys: int, firsts_B: Tensor) -> Tensor:
     """[B or 1, T, S]: key s is one of query t's W latest, and not from before the text."""
-    distance_TS = torch.arange(num_keys) - torch.arange(num_queries).unsqueeze(1)
+    key_S = torch.arange(num_keys, device=firsts_B.device)
+    distance_TS = key_S - key_S[:num_queries].unsqueeze(1)
     near_TS = (distance_TS >= 0) & (distance_TS <= num_keys - num_queries)
-    real_BS = firsts_B.unsqueeze(1) + torch.arange(num_keys) >= 0
+    real_BS = firsts_B.unsqueeze(1) + key_S >= 0
     return near_TS & real_BS.unsqueeze(1)
 
 

@@ -173,10 +173,12 @@ class Entries(NamedTuple):
         """
         if self.layout.is_plain:
             values = self.values()
-            offset_B11 = (torch.arange(len(values)) * self.length).view(-1, 1, 1)
+            row_B = torch.arange(len(values), device=values.device)
+            row_B = torch.arange(len(values), device=values.device)
+            offset_B11 = (row_B * self.length).view(-1, 1, 1)
             return F.embedding(picks_BTK.clamp(min=0) + offset_B11, values.flatten(0, 1))
         picks, page = picks_BTK.clamp(min=0).long(), self.layout.page
-        rows = torch.arange(len(picks)).view(-1, 1, 1)
+        rows = torch.arange(len(picks), device=picks.device).view(-1, 1, 1)
         planes = self.layout._planes(self.data)
         return self.layout.decode(*(plane[rows, picks // page, picks % page] for plane in planes))
 

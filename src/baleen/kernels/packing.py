@@ -74,7 +74,7 @@ def encode_fp4(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_fp4(codes: Tensor, scales: Tensor) -> Tensor:
     """What `encode_fp4` stored, fp32."""
-    signed = torch.tensor([*E2M1, *(-value for value in E2M1)])
+    signed = torch.tensor([*E2M1, *(-value for value in E2M1)], device=codes.device)
     units = signed[torch.stack([codes & 15, codes >> 4], dim=-1).long()].flatten(-2)
     blocks = units.unflatten(-1, (-1, BLOCK)) * power(scales.contiguous()).unsqueeze(-1)
     values: Tensor = blocks.flatten(-2)
@@ -96,4 +96,4 @@ def hadamard(x: Tensor) -> Tensor:
     It spreads outliers over all numbers before they share a scale, and leaves dot products of two
     rotated vectors as they were.
     """
-    return x.float() @ _hadamard_matrix(x.shape[-1])
+    return x.float() @ _hadamard_matrix(x.shape[-1]).to(x.device)

@@ -12,7 +12,7 @@ def latest(ring: Tensor, starts_B: Tensor, count: int) -> Tensor:
     `starts` is [B], or [1] for all rows alike. Positions below 0 give what the ring began with.
     """
     slots = ring.shape[1]
-    index_BS = (starts_B.unsqueeze(1) + torch.arange(-count, 0)) % slots
+    index_BS = (starts_B.unsqueeze(1) + torch.arange(-count, 0, device=starts_B.device)) % slots
     if len(index_BS) == 1:
         return ring[:, index_BS[0]]
-    return ring[torch.arange(len(ring)).unsqueeze(1), index_BS]
+    return ring[torch.arange(len(ring), device=ring.device).unsqueeze(1), index_BS]

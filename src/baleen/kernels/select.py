@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from baleen.errors import NumericsError
+from baleen.kernels.backend import on_gpu
 from baleen.kernels.entries import Entries, readable, row_bytes
 from baleen.kernels.kind import Kind
 from baleen.kernels.native import KINDS, SelectArgs, address, serves
@@ -21,6 +22,8 @@ from baleen.kernels.precision import widen
 
 TILE_ELEMENTS = 1 << 22
 """At most so many scores of single heads at once (16 MiB of fp32)."""
+GPU_TILE_ELEMENTS = 1 << 28
+"""At most so many scores at once on a GPU (1 GiB)."""
 
 
 def nan_score() -> NumericsError:
@@ -41,7 +44,9 @@ def select_blocks(
         NumericsError: a score is NaN.
     """
     if keys.layout.kind is Kind.FP4:
-        q_BTHc = hadamard(q_BTHc)  # as the keys were
+        q_BTHc = hadamard(q_BTHc).to(q_BTHc.dtype)  # as the keys were
+    if keys.length and readable(keys) and on_gpu(q_BTHc, weights_BTH, keys.data):
+        return _select_on_gpu(q_BTHc, weights_BTH, keys, limits_BT.contiguous(), topk)
     library = serves(widen(q_BTHc), widen(weights_BTH), width=q_BTHc.shape[-1])
     if library is not None and readable(keys):
         return _select_native(library, widen(q_BTHc), widen(weights_BTH), keys, limits_BT, topk)
@@ -71,7 +76,7 @@ def best_blocks(scores_BTM: Tensor, limits_BT: Tensor, topk: int) -> Tensor:
     A library's own top-k would break ties by shape.
     """
     num_blocks = scores_BTM.shape[-1]
-    block_M = torch.arange(num_blocks)
+    block_M = torch.arange(num_blocks, device=scores_BTM.device)
     visible = block_M < limits_BT.unsqueeze(-1)
     ranked = (scores_BTM.detach() + 0.0).masked_fill(~visible, -torch.inf)
     if torch.isnan(ranked).any():
@@ -84,6 +89,25 @@ def best_blocks(scores_BTM: Tensor, limits_BT: Tensor, topk: int) -> Tensor:
     order = torch.where(chosen, block_M, num_blocks)
     picks = order.topk(kept, dim=-1, largest=False, sorted=True).values
     return torch.where(picks < num_blocks, picks, -1).to(torch.int32)
+
+
+def _select_on_gpu(
+    q_BTHc: Tensor, weights_BTH: Tensor, keys: Entries, limits_BT: Tensor, topk: int
+) -> Tensor:
+    from baleen.kernels.gpu.select import choose, score
+
+    per_query = len(q_BTHc) * keys.length
+    step = max(1, GPU_TILE_ELEMENTS // per_query)
+    parts = []
+    for start in range(0, q_BTHc.shape[1], step):
+        tile = slice(start, start + step)
+        limits = limits_BT[:, tile].contiguous()
+        scores = score(q_BTHc[:, tile], weights_BTH[:, tile], keys, limits)
+        picks, broken = choose(scores, limits, topk)
+        if broken.any():
+            raise nan_score()
+        parts.append(picks)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _select_native(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from json import dumps
 from typing import Any, Protocol
@@ -91,9 +90,7 @@ class AnswerDoor:
         answer.open()
         if prepared.ask.stream:
             return await self._stream(call, answer, writer, headers)
-        async with aclosing(answer.events()) as batches:
-            async for batch in batches:
-                writer.feed(batch)
+        await answer.run(_Collector(writer))
         return web.Response(
             text=dumps(writer.whole(), ensure_ascii=False),
             content_type="application/json",
@@ -107,13 +104,10 @@ class AnswerDoor:
         stream = EventStream(headers, self._keep_alive, self.silence)
         response: web.StreamResponse | None = None
         try:
-            async with aclosing(answer.events()) as batches:
-                response = await stream.open(call.request)
-                await stream.write(writer.begin())
-                async for batch in batches:
-                    if text := writer.feed(batch):
-                        await stream.write(text)
-            await stream.write(writer.finish())
+            response = await stream.open(call.request)
+            stream.write(writer.begin())
+            await answer.run(_Speaker(stream, writer))
+            stream.write(writer.finish())
             await stream.close()
         except (asyncio.CancelledError, ConnectionError):
             stream.discard()
@@ -124,7 +118,7 @@ class AnswerDoor:
                 raise
             status, described = describe(error)
             _log.warning("%s broke off: %s", answer.id, error)
-            await stream.write(writer.failed(status, described))
+            stream.write(writer.failed(status, described))
             await stream.close()
         return response
 
@@ -139,6 +133,43 @@ class AnswerDoor:
             if (value := headers.get(f"x-baleen-{name}")) is not None
         }
         return ask
+
+
+class _Collector:
+    """Listens for a client that wants the answer whole."""
+
+    is_full = False
+
+    def __init__(self, writer: Writer) -> None:
+        self._feed = writer.feed
+
+    def hear(self, events: list[Event]) -> None:
+        """The writer notes what it needs for the whole."""
+        self._feed(events)
+
+    async def drained(self) -> None:
+        """There is always room."""
+
+
+class _Speaker:
+    """Listens for a client that wants to hear it as it comes."""
+
+    def __init__(self, stream: EventStream, writer: Writer) -> None:
+        self._stream, self._feed = stream, writer.feed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._stream.is_full
+
+    def hear(self, events: list[Event]) -> None:
+        """Send what the events become in the client's dialect."""
+        if text := self._feed(events):
+            self._stream.write(text)
+
+    async def drained(self) -> None:
+        """The client has caught up."""
+        await self._stream.drained()
 
 
 def describe(error: BaleenError) -> tuple[int, dict[str, Any]]:

@@ -219,6 +219,7 @@ class Gateway:
             telemetry.repairs.add(number, str(kind))
         if answer.stall is not None:
             telemetry.stalls.add(1, answer.stall)
+        telemetry.registry.fold()
 
 
 def new_id(prefix: str) -> str:

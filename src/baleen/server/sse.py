@@ -1,15 +1,20 @@
-"""Server-sent events to one client: written at once, kept alive in silence."""
+"""Server-sent events to one client: written at once, kept alive in silence.
+
+Events go straight to the connection, chunk by chunk, without a task switch: there is one write for
+what one read of the upstream has brought.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+
+from baleen.server.connection import Connection
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -32,18 +37,44 @@ class EventStream:
         self._response = web.StreamResponse(headers={**HEADERS, **headers})
         self._keep_alive, self._silence = keep_alive, silence
         self._now = asyncio.get_running_loop().time
+        self._connection: Connection
+        self._transport: asyncio.Transport
+        self._is_chunked = True
         self.last_write = self._now()
 
     async def open(self, request: BaseRequest) -> web.StreamResponse:
         """Send the headers."""
+        assert isinstance(request.protocol, Connection), "the server makes its connections so"
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        self._connection, self._transport = request.protocol, request.transport
+        self._is_chunked = request.version >= HttpVersion11
+        if self._is_chunked:
+            self._response.enable_chunked_encoding()
         await self._response.prepare(request)
         self._keep_alive.streams.add(self)
         return self._response
 
-    async def write(self, text: str) -> None:
-        """Send whole events; waits while the client reads too slowly."""
+    def write(self, text: str) -> None:
+        """Send whole events; look at :attr:`is_full` between them."""
         self.last_write = self._now()
-        await self._response.write(text.encode("utf-8", "replace"))
+        self._send(text.encode("utf-8", "replace"))
+
+    def _send(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._transport.write(data)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads so slowly that writing should wait."""
+        return self._connection.is_full
+
+    async def drained(self) -> None:
+        """The client has read enough to go on, or has left."""
+        await self._connection.drained()
 
     async def close(self) -> None:
         """End the response."""
@@ -54,16 +85,12 @@ class EventStream:
         """The client is gone."""
         self._keep_alive.streams.discard(self)
 
-    def is_silent(self, silence_s: float) -> bool:
-        """Whether nothing has been said for so long."""
-        return self._now() - self.last_write >= silence_s
-
-    async def keep_alive(self) -> None:
-        """Say something that means nothing; a client that does not read is not waited for."""
-        self.last_write = self._now()
-        with suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(0.1):
-                await self._response.write(self._silence)
+    def keep_alive(self, silence_s: float) -> None:
+        """Say something that means nothing, if nothing has been said for so long."""
+        if self._now() - self.last_write >= silence_s:
+            self.last_write = self._now()
+            if not self.is_full:
+                self._send(self._silence)
 
 
 class KeepAlive:
@@ -77,5 +104,5 @@ class KeepAlive:
         """Look at every stream, several times per period; runs until cancelled."""
         while True:
             await asyncio.sleep(self.silence_s / 4)
-            silent = [stream for stream in self.streams if stream.is_silent(self.silence_s)]
-            await asyncio.gather(*(stream.keep_alive() for stream in silent))
+            for stream in list(self.streams):
+                stream.keep_alive(self.silence_s)

@@ -13,12 +13,15 @@ import itertools
 import torch
 from torch import Tensor
 
+from baleen.kernels.packing import BLOCK
+from baleen.kernels.packing import E2M1 as VALUES
+from baleen.kernels.packing import E2M1_MAX as MAX
+from baleen.kernels.weights import decode_fp4 as decode
+from baleen.kernels.weights import unpack_fp4 as unpack
 from baleen.model.formats import ue8m0
 
-BLOCK = 32
-MAX = 6.0
-VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Of codes 0..7; codes 8..15 are their negatives, 8 being -0."""
+__all__ = ["BLOCK", "MAX", "SMALLEST_AMAX", "block_scales", "decode", "encode", "unpack"]
+
 SMALLEST_AMAX = MAX * 2.0**-126
 """A block's largest value counts as at least this, so that a block of zeros has a scale too."""
 
@@ -30,17 +33,6 @@ def _thresholds() -> Tensor:
     upper_is_even = torch.arange(len(middles)) % 2 == 1
     below = torch.nextafter(middles, torch.zeros(()))
     return torch.where(upper_is_even, below, middles)
-
-
-@functools.cache
-def _pairs(dtype: torch.dtype) -> Tensor:
-    """The two values of each byte, lying in memory as one integer of twice the width."""
-    signed = [*VALUES, *(-value for value in VALUES)]
-    pairs = torch.tensor([(signed[b & 15], signed[b >> 4]) for b in range(256)], dtype=dtype)
-    return pairs.view(_DOUBLE[dtype]).flatten()
-
-
-_DOUBLE = {torch.bfloat16: torch.int32, torch.float16: torch.int32, torch.float32: torch.int64}
 
 
 def block_scales(values_OI: Tensor) -> Tensor:
@@ -61,17 +53,3 @@ def encode(values_OI: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Ten
     codes |= torch.signbit(units).to(torch.uint8) << 3
     low, high = codes.flatten(-2).unflatten(-1, (-1, 2)).unbind(-1)
     return (low | (high << 4)).view(torch.int8), scales
-
-
-def unpack(codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The values of packed codes before scaling, [O, I]; exact in every dtype."""
-    index = codes.view(torch.uint8).flatten().to(torch.int32)
-    flat = _pairs(dtype).index_select(0, index).view(dtype)
-    return flat.view(*codes.shape[:-1], codes.shape[-1] * 2)
-
-
-def decode(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix [O, I]; exact, since a code has two significant bits and a scale none."""
-    units = unpack(codes, dtype)
-    blocks = units.view(*scales.shape, BLOCK)
-    return blocks.mul_(ue8m0.decode(scales).to(dtype).unsqueeze(-1)).view(units.shape)

@@ -9,21 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from baleen.kernels.packing import E4M3_MAX as MAX
+from baleen.kernels.weights import TILE, spread
+from baleen.kernels.weights import decode_fp8 as decode
 from baleen.model.formats import fp4, ue8m0
 
-TILE = 128
-MAX = 448.0
+__all__ = ["MAX", "TILE", "decode", "encode", "from_fp4", "scale_shape", "tile_scales"]
+
 SMALLEST_AMAX = MAX * 2.0**-126
 
 
 def scale_shape(shape: tuple[int, ...] | torch.Size) -> tuple[int, int]:
     return -(-shape[0] // TILE), -(-shape[1] // TILE)
-
-
-def spread(scales: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
-    """Scales [o, i] repeated over their tiles, fp32 [O, I]."""
-    rows = scales.float().repeat_interleave(TILE, 0)[: shape[0]]
-    return rows.repeat_interleave(TILE, 1)[:, : shape[1]]
 
 
 def tile_amax(values_OI: Tensor) -> Tensor:
@@ -48,16 +45,6 @@ def encode(values_OI: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Ten
         scales = tile_scales(values_OI)
     units = values_OI.float() / spread(scales, values_OI.shape)
     return units.clamp(-MAX, MAX).to(torch.float8_e4m3fn), scales
-
-
-def decode(codes: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The matrix [O, I]: product in fp32, one cast at the end."""
-    rows, columns = scales.shape
-    shape = codes.shape
-    if (rows * TILE, columns * TILE) != tuple(shape):
-        return (codes.float() * spread(scales, shape)).to(dtype)
-    tiled = codes.float().view(rows, TILE, columns, TILE)
-    return tiled.mul_(scales.float().view(rows, 1, columns, 1)).view(shape).to(dtype)
 
 
 def from_fp4(codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor] | None:

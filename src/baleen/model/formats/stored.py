@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from baleen.errors import CheckpointError, UsageError
+from baleen.kernels.weights import decode
 from baleen.model.formats import fp4, fp8
 
 KEPT_FP32 = re.compile(r"(attn_sink|\.ape|hc_(attn|ffn|head)_\w+|gate\.bias)$")
@@ -99,10 +100,7 @@ class Stored(NamedTuple):
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """The tensor itself; without a dtype in fp32 if it has scales, else as stored."""
-        if self.scales is None:
-            return self.data if dtype is None else self.data.to(dtype)
-        decode = fp4.decode if self.kind is Kind.FP4 else fp8.decode
-        return decode(self.data, self.scales, dtype or torch.float32)
+        return decode(self.data, self.scales, dtype or self.values_dtype)
 
 
 def check_scales(name: str, stored: Stored) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from baleen.protocol import tokens
 from baleen.protocol.segments import Segment
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.base import Capabilities, Generation, Piece
+from baleen.server.base import Capabilities, Generation, Piece, Taker
 from baleen.server.conversations import num_shared
 from baleen.server.errors import UpstreamError, UpstreamStallError
 
@@ -66,7 +67,7 @@ class ScriptedUpstream:
         """It can do everything but constrain."""
         return Capabilities("scripted", self._context_tokens)
 
-    async def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Play the line for a request; what of it is in the prompt already is not said again."""
         self.asked.append(asked)
         line = self.script(asked)
@@ -78,10 +79,14 @@ class ScriptedUpstream:
         self._computed.append(computed)
         self.num_running += 1
         try:
-            async for piece in self._pieces(line, ids, asked, cached):
-                computed += piece.ids
-                self.num_sampled += len(piece.ids)
-                yield piece
+            async with aclosing(self._pieces(line, ids, asked, cached)) as pieces:
+                async for piece in pieces:
+                    computed += piece.ids
+                    self.num_sampled += len(piece.ids)
+                    if not taker.take(piece):
+                        return
+                    if taker.is_full:
+                        await taker.drained()
         finally:
             self.num_running -= 1
 
