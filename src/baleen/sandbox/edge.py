@@ -35,6 +35,7 @@ from .switches import Switches
 IDLE_EXIT_S = 60.0
 MAX_BOXES = 2_000
 POOL_SIZE = 2
+REMEMBERED = 1_000
 TICK_S = 0.5
 BACKLOG = 4_096
 """Clients that may wait for the recovery; the kernel caps it at `net.core.somaxconn`."""
@@ -60,6 +61,7 @@ class Settings:
         self.idle_exit_s = float(os.environ.get("BALEEN_SANDBOX_IDLE_EXIT_S", IDLE_EXIT_S))
         self.max_boxes = int(os.environ.get("BALEEN_SANDBOX_MAX_BOXES", MAX_BOXES))
         self.pool_size = int(os.environ.get("BALEEN_SANDBOX_POOL_SIZE", POOL_SIZE))
+        self.remembered = int(os.environ.get("BALEEN_SANDBOX_REMEMBERED", REMEMBERED))
         self.listen: Listen | None = None
         self.limits = os.environ.get("BALEEN_SANDBOX_LIMITS", "auto") != "off"
         self.switches = Switches.from_environment()
@@ -132,6 +134,7 @@ class Edge:
             max_boxes=self._settings.max_boxes,
             pool_size=self._settings.pool_size,
             switches=self._settings.switches,
+            remembered=self._settings.remembered,
         )
         await registry.open()
         return registry

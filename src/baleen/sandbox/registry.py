@@ -46,7 +46,6 @@ from .trajectory import Kind, Record, read
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
-TOMBSTONES_KEPT = 1_000
 RECOVERY_LANES = 32
 
 
@@ -63,6 +62,7 @@ class Registry:
         max_boxes: int,
         pool_size: int,
         switches: Switches,
+        remembered: int,
     ) -> None:
         self.home = home
         self.groups = groups
@@ -76,6 +76,7 @@ class Registry:
         self._alive: dict[str, Box] = {}
         self._ended: dict[str, Box] = {}
         self._tombstones: deque[str] = deque()
+        self._remembered = remembered
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
@@ -250,7 +251,7 @@ class Registry:
         """Keeps what a late client may ask about the last boxes that ended, and no more."""
         self._ended[box.id] = box
         self._tombstones.append(box.id)
-        while len(self._tombstones) > TOMBSTONES_KEPT:
+        while len(self._tombstones) > self._remembered:
             oldest = self._tombstones.popleft()
             self._by_request.pop(self._ended.pop(oldest).request, None)
             shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
