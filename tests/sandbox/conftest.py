@@ -19,8 +19,9 @@ from baleen.sandbox.edge import POOL_SIZE
 from baleen.sandbox.home import Home
 from baleen.sandbox.spec import BoxSpec
 
-PROCESSES_OF_A_SPARE = 4
-"""Process 1 and spawner; with backend "function" also the interpreter and its supervisor."""
+PROCESSES_OF_A_SPARE = 6
+"""Process 1 and spawner; with backend "function" also the interpreter with its
+supervisor, and the two processes that wait for the next call."""
 
 
 def _why_not() -> str | None:

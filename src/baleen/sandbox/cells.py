@@ -22,6 +22,7 @@ from .images.base import Rootfs
 from .images.resolve import is_named, mount_by, resolve, taken
 from .launcher import Launcher
 from .spec import BoxSpec, resource_limits
+from .switches import Switches
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ class Cell:
     pid: int
     groups: list[str]
     link: AgentLink
+    confinement: dict[str, Any]
+    """What the launcher could use: ``landlock``, and folders that could not be id-mapped."""
     on_gone: Callable[[], None] = _ignore
 
 
@@ -73,8 +76,10 @@ class Cells:
         launch: Callable[[], Awaitable[Launcher]],
         *,
         privileged: bool,
+        switches: Switches,
     ) -> None:
         self.groups = groups
+        self._switches = switches
         self.privileged = privileged
         self._home = home
         self._launch = launch
@@ -160,7 +165,8 @@ class Cells:
             link.start_helper(helper_argv(spec.python))
         pid, groups = answer["pid"], answer["groups"]
         image = json.loads(rootfs.image.manifest())
-        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link)
+        confinement = {name: answer[name] for name in ("landlock", "unmapped")}
+        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement)
         return cell
 
     async def _settle(self, folder: Path, spec: BoxSpec) -> Rootfs:
@@ -216,6 +222,8 @@ class Cells:
             "rlimits": [list(pair) for pair in self._rlimits(spec)],
             "id_base": first_id(slot) if self.privileged else None,
             "own_network": True,
+            "landlock": self._switches.landlock,
+            "idmap": self._switches.idmap,
         }
 
     def _rlimits(self, spec: BoxSpec) -> list[tuple[int, int]]:

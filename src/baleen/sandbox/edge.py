@@ -30,10 +30,12 @@ from .home import Home
 from .launcher import Launcher
 from .registry import Registry
 from .server import Server
+from .switches import Switches
 
 IDLE_EXIT_S = 60.0
 MAX_BOXES = 2_000
 POOL_SIZE = 2
+REMEMBERED = 1_000
 TICK_S = 0.5
 BACKLOG = 4_096
 """Clients that may wait for the recovery; the kernel caps it at `net.core.somaxconn`."""
@@ -59,8 +61,10 @@ class Settings:
         self.idle_exit_s = float(os.environ.get("BALEEN_SANDBOX_IDLE_EXIT_S", IDLE_EXIT_S))
         self.max_boxes = int(os.environ.get("BALEEN_SANDBOX_MAX_BOXES", MAX_BOXES))
         self.pool_size = int(os.environ.get("BALEEN_SANDBOX_POOL_SIZE", POOL_SIZE))
+        self.remembered = int(os.environ.get("BALEEN_SANDBOX_REMEMBERED", REMEMBERED))
         self.listen: Listen | None = None
         self.limits = os.environ.get("BALEEN_SANDBOX_LIMITS", "auto") != "off"
+        self.switches = Switches.from_environment()
 
 
 class Edge:
@@ -129,6 +133,8 @@ class Edge:
             privileged=privileged,
             max_boxes=self._settings.max_boxes,
             pool_size=self._settings.pool_size,
+            switches=self._settings.switches,
+            remembered=self._settings.remembered,
         )
         await registry.open()
         return registry
@@ -175,8 +181,6 @@ def main(listen: Listen | None = None) -> int:
     Raises:
         EdgeError: with ``listen``, where one runs already.
     """
-    settings = Settings()
-    settings.listen = listen
     home = Home.default()
     home.prepare()
     logging.basicConfig(
@@ -192,6 +196,8 @@ def main(listen: Listen | None = None) -> int:
                 ) from None
             return 0  # somebody was faster; the client finds that one's socket
         try:
+            settings = Settings()
+            settings.listen = listen
             asyncio.run(Edge(home, settings).run())
         except SandboxError as error:
             print(f"{error.code}\n{error.message}\n{error.remedy or ''}", file=sys.stderr)

@@ -37,14 +37,15 @@ from .images.store import Store
 from .journal import Journal
 from .launcher import Launcher
 from .log import Log
+from .provenance import provenance
 from .spares import Spares
 from .spec import BoxSpec, check_id
+from .switches import Switches
 from .trajectory import Kind, Record, read
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
-TOMBSTONES_KEPT = 1_000
 RECOVERY_LANES = 32
 
 
@@ -60,18 +61,22 @@ class Registry:
         privileged: bool,
         max_boxes: int,
         pool_size: int,
+        switches: Switches,
+        remembered: int,
     ) -> None:
         self.home = home
         self.groups = groups
         self.max_boxes = max_boxes
         self.privileged = privileged
+        self._provenance = provenance(groups.description)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
         self._journal = Journal(home.journal, self._executor)
-        self._cells = Cells(home, groups, launch, privileged=privileged)
+        self._cells = Cells(home, groups, launch, privileged=privileged, switches=switches)
         self._spares = Spares(self._cells, pool_size)
         self._alive: dict[str, Box] = {}
         self._ended: dict[str, Box] = {}
         self._tombstones: deque[str] = deque()
+        self._remembered = remembered
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
@@ -168,6 +173,8 @@ class Registry:
                 "spec": spec.to_wire(),
                 "image": cell.image_data,
                 "places": places,
+                "provenance": self._provenance,
+                "confinement": cell.confinement,
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
@@ -182,6 +189,7 @@ class Registry:
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
         box.link, box.image = cell.link, cell.rootfs.image
         box.places = places
+        box.confinement = cell.confinement
         box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
@@ -243,7 +251,7 @@ class Registry:
         """Keeps what a late client may ask about the last boxes that ended, and no more."""
         self._ended[box.id] = box
         self._tombstones.append(box.id)
-        while len(self._tombstones) > TOMBSTONES_KEPT:
+        while len(self._tombstones) > self._remembered:
             oldest = self._tombstones.popleft()
             self._by_request.pop(self._ended.pop(oldest).request, None)
             shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
@@ -383,6 +391,7 @@ class Registry:
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
         box.places = first["places"]
+        box.confinement = first.get("confinement", {})
         box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
