@@ -161,6 +161,21 @@ def _leftovers(home: Path, mounts_before: list[str]) -> dict[str, list[str]]:
     }
 
 
+def _account(home: Path, left: dict[str, list[str]]) -> str:
+    """What is left, and what stands in each group: a report that is enough to find the leak by."""
+    lines = [f"{kind}: {item}" for kind, items in left.items() for item in items]
+    for group in footprint(home).groups:
+        with contextlib.suppress(OSError):
+            lines.append(f"{group}: {(Path(group) / 'cgroup.procs').read_text().split()}")
+    lines += [f"edges {edge_processes(home)}, sockets {_sockets(home)}"]
+    for process in _processes(home):
+        pid = process.split(" ", 1)[0]
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()
+            lines.append(f"{process}: state {stat[0]}, parent {stat[1]}")
+    return "\n".join(lines)
+
+
 def _sockets(home: Path) -> tuple[list[str], list[str]]:
     """The sockets of boxes and of spares: only what somebody owns has a log."""
     found = list(home.glob("boxes/*/agent.sock"))
@@ -188,7 +203,8 @@ def host(home_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     # come and go, are not counted at the same instant.
     with contextlib.suppress(AssertionError):
         wait_until(is_clean, timeout_s=20)
-    assert not any(left.values()), left
+    if any(left.values()):
+        pytest.fail(_account(home_folder, left), pytrace=False)
 
 
 @pytest.fixture
