@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from results import write_results
 FIRST = re.compile(rb'"token_ids": \[4|reasoning_content":"[^"]')
 """The first token, of the engine or of the gateway."""
 HERE = Path(__file__).parent
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -59,12 +58,23 @@ def gateway(engine_port: str, *options: str) -> Iterator[tuple[int, int]]:
 
 def cpu_s(pid: int) -> float:
     """Processor time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
-async def ask(port: int, path: str, body: dict[str, Any]) -> tuple[float, float, int]:
+class Tally:
+    """What has come of some streams so far."""
+
+    events = 0
+    begun = 0
+
+
+async def ask(
+    port: int, path: str, body: dict[str, Any], tally: Tally | None = None, delay_s: float = 0.0
+) -> tuple[float, float, int]:
     """Stream one answer: seconds to the first token, to the last, and the number of events."""
+    await asyncio.sleep(delay_s)
+    tally = tally or Tally()
     data = json.dumps(body).encode()
     started = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -75,9 +85,12 @@ async def ask(port: int, path: str, body: dict[str, Any]) -> tuple[float, float,
     )
     first, events = 0.0, 0
     while piece := await reader.read(1 << 16):
-        events += piece.count(b"data: ")
+        count = piece.count(b"data: ")
+        events += count
+        tally.events += count
         if not first and FIRST.search(piece):
             first = time.perf_counter()
+            tally.begun += 1
     writer.close()
     return first - started, time.perf_counter() - started, events
 
@@ -120,6 +133,47 @@ async def latency(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+async def trickle(streams: int, seconds: float, pace_ms: float) -> list[dict[str, Any]]:
+    """Processor time per token where each comes alone: the gateway's, and a bare relay's.
+
+    Streams begin out of step, as they do in life, so that nearly every token wakes the process by
+    itself. Time is taken once all have begun: what a request costs is a figure of its own.
+    """
+    rows = []
+    name = f"{streams} streams, a token each {pace_ms:g} ms"
+    tokens = int((seconds + 2 + streams * 0.003) * 1e3 / pace_ms)
+    with process(str(HERE / "gateway_engine.py"), str(pace_ms)) as (_, engine):
+        for kind in ("relay", "gateway"):
+            with ExitStack() as stack:
+                if kind == "relay":
+                    started = stack.enter_context(process(str(HERE / "gateway_relay.py"), engine))
+                    pid, port, path, body = started[0], int(started[1]), "/v1/completions", bare
+                else:
+                    state = stack.enter_context(tempfile.TemporaryDirectory())
+                    pid, port = stack.enter_context(gateway(engine, "--state", state))
+                    path, body = "/v1/chat/completions", chat
+                await ask(port, path, body(20))
+                tally, before = Tally(), cpu_s(pid)
+                asked = [
+                    asyncio.create_task(ask(port, path, body(tokens), tally, number * 0.003))
+                    for number in range(streams)
+                ]
+                while tally.begun < streams:
+                    await asyncio.sleep(0.01)
+                spent, events = cpu_s(pid), tally.events
+                await asyncio.sleep(seconds)
+                per_token = (cpu_s(pid) - spent) / (tally.events - events)
+                await asyncio.gather(*asked)
+            what = f"{name}, {kind}: processor time per token"
+            rows.append({"what": what, "value": per_token * 1e6, "unit": "us"})
+            if kind == "gateway":
+                per_request = (spent - before - events * per_token) / streams
+                what = f"{name}, {kind}: processor time per request"
+                rows.append({"what": what, "value": per_request * 1e3, "unit": "ms"})
+    added = rows[1]["value"] - rows[0]["value"]
+    return [*rows, {"what": f"{name}: added per token", "value": added, "unit": "us"}]
+
+
 async def load(streams: int, tokens: int, pace_ms: float, *options: str) -> list[dict[str, Any]]:
     """Processor time per token with many streams at once."""
     with (
@@ -150,7 +204,9 @@ async def main() -> None:
     parser.add_argument("--short", action="store_true")
     short = parser.parse_args().short
     rows = await latency(5 if short else 50)
-    rows += await load(50 if short else 200, 100 if short else 400, 50)
+    rows += await trickle(50, 2 if short else 15, 50)
+    if not short:
+        rows += await trickle(200, 15, 50)
     rows += await load(20 if short else 50, 400 if short else 4_000, 0)
     if not short:
         rows += await load(1_000, 100, 200)

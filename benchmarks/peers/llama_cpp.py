@@ -48,10 +48,16 @@ def folder() -> Path:
     return Path(platformdirs.user_cache_dir("baleen")) / "peers" / "llama.cpp"
 
 
+def source() -> Path:
+    """Where llama.cpp's own tree is, or would be."""
+    return folder() / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp"
+
+
 def find() -> LlamaCpp | None:
     """The finished build, if there is one."""
-    tree = folder() / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp"
-    found = LlamaCpp(tree, folder() / "build" / "bin" / "llama-bench", folder() / "llama-logits")
+    found = LlamaCpp(
+        source(), folder() / "build" / "bin" / "llama-bench", folder() / "llama-logits"
+    )
     return found if found.bench.exists() and found.logits.exists() else None
 
 
@@ -60,7 +66,7 @@ def build() -> LlamaCpp:
     folder().mkdir(parents=True, exist_ok=True)
     with (folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        tree = folder() / f"llama_cpp_python-{VERSION}" / "vendor" / "llama.cpp"
+        tree = source()
         if not tree.exists():
             _fetch()
         if not (folder() / "build" / "bin" / "llama-bench").exists():

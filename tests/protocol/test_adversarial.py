@@ -88,6 +88,24 @@ def test_every_chunking_is_read_alike(row: dict[str, Any]) -> None:
         assert fed(token_like_pieces(text, dice), row) == expected
 
 
+CONVERSIONS = {"string-to-json", "json-to-string", "literal", "unwrapped", "json-body"}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_conversions_can_be_switched_off(row: dict[str, Any]) -> None:
+    options = {**options_of(row), "repair": "off"}
+    turn = parse(text_of(row), row.get("engine_reason", "stop"), **options)
+    assert not CONVERSIONS & set(turn.repairs)
+    counted = sum(turn.repairs.values())
+    marked = [call for call in turn.tool_calls if call.status != "clean"]
+    assert counted >= len(marked), "a call that was repaired, and nothing counted"
+
+
+def test_some_rows_need_conversions() -> None:
+    needed = {kind for param in ROWS for kind in param.values[0]["expected"]["repairs"]}
+    assert needed >= CONVERSIONS
+
+
 def token_like_pieces(text: str, dice: random.Random) -> list[str]:
     """Cuts of one to seven characters, as byte-pair tokens have."""
     pieces, position = [], 0

@@ -90,7 +90,7 @@ RESPONSES: dict[str, Any] = {
     "tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}],
     "tool_choice": {"type": "function", "name": "n__f"},
     "reasoning": {"effort": "none"},
-    "text": {"format": JSON_FORMAT},
+    "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
 }
 JUNK = [None, 5, -1.5, "", "x", [], [5], {}, {"x": None}, True, "\ud800"]
 

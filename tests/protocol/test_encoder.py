@@ -310,6 +310,26 @@ def test_bad_messages_are_refused_by_index_and_field(
 
 
 @pytest.mark.parametrize(
+    ("response_format", "field"),
+    [
+        ({"type": "xml"}, "response_format.type"),
+        ({"schema": {}}, "response_format.type"),
+        ({"type": "json_schema"}, "response_format.json_schema.schema"),
+        (
+            {"type": "json_schema", "json_schema": {"schema": 5}},
+            "response_format.json_schema.schema",
+        ),
+    ],
+)
+def test_response_formats_that_say_nothing_are_refused(
+    response_format: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(MessageError) as caught:
+        Encoder().encode([user("q")], response_format=response_format)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
     ("tools", "words"),
     [
         ([{"function": {"name": "f"}}], "missing field `type`"),

@@ -172,6 +172,15 @@ def test_a_raw_value_may_spell_markup_but_not_contain_it(
         assert not mask.mask().allows(tokenizer.token_to_id(stray))
 
 
+def test_no_closer_is_ever_forced(tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+    mask = mask_for(vocabulary)
+    before = ids_of(tokenizer, block(invoke("f", text("a", "|"))).split("|")[0])
+    assert accepts(mask, before)
+    letter = tokenizer.token_to_id("x")
+    assert accepts(mask, [letter] * 500), "a value goes on as long as the model wants"
+    assert mask.mask().allows(tokenizer.token_to_id("<")), "and ends when it wants"
+
+
 @pytest.mark.parametrize("revision", ["0731", "v4.1"])
 @pytest.mark.parametrize("flavor", ["api", "checkpoint"])
 def test_calls_as_the_encoder_writes_them_get_through(
@@ -223,10 +232,10 @@ def _draw(mask: CallMask, dice: random.Random, dsml: int, size: int, length: int
     allowed = mask.mask()
     if allowed.allows(dsml) and dice.random() < 0.9:
         return dsml
-    if allowed.is_allowed:
-        return dice.choice(sorted(allowed.ids))
-    closers = [n for n in range(size) if allowed.allows(n)]
-    return dice.choice(closers[:60]) if dice.random() < 0.5 - length / 1000 else _less(mask, size)
+    numbers = [n for n in range(size) if allowed.allows(n)]
+    if not any(stack and stack[0][0] == "raw" for stack in mask._state or ()):
+        return dice.choice(numbers)
+    return dice.choice(numbers[:60]) if dice.random() < 0.5 - length / 1000 else _less(mask, size)
 
 
 def _less(mask: CallMask, size: int) -> int:

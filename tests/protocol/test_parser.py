@@ -1,5 +1,7 @@
 """Well-formed turns, in text and in ids, cut anywhere."""
 
+import re
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -157,7 +159,7 @@ def test_one_bar_too_many_behind_the_token_is_a_repair(tokenizer: Tokenizer) -> 
         fed([[i] for i in ids], tools=TOOLS, tokenizer=tokenizer),
     ):
         assert [call.name for call in turn.tool_calls] == ["look", "now"]
-        assert turn.repairs["tag"] == 4
+        assert turn.repairs["tag"] == 8, "openers and closers of calls and parameters"
 
 
 def test_a_turn_without_an_answer_says_so() -> None:
@@ -194,6 +196,45 @@ def test_ids_are_ordered_and_tell_whether_the_turn_reasoned() -> None:
     assert [i[:8] for i in thought] == ["call_00_", "call_01_"]
     assert [len(i) for i in blunt] == [35, 35]
     assert all(i[8:11] == "ET_" for i in blunt)
+
+
+def test_ids_sort_like_their_calls_and_cannot_be_guessed() -> None:
+    many = CANONICAL.replace("</｜DSML｜tool_calls>", '<｜DSML｜invoke name="now"/>\n' * 30)
+    ids = [call.id for call in parse(many).tool_calls]
+    assert ids == sorted(ids)
+    assert len(ids) == len(set(ids)) == 32
+    for place, call_id in enumerate(ids):
+        assert re.fullmatch(rf"call_{place:02d}_[A-Za-z0-9]{{20}}[0-9]{{4}}", call_id)
+    assert not {i[8:] for i in ids} & {call.id[8:] for call in parse(many).tool_calls}
+
+
+HEAD = CANONICAL[: CANONICAL.index('a "b"')]
+
+
+def test_a_string_begins_with_its_first_piece() -> None:
+    for first in ("a", "<b", "日", "\na", "</b"):
+        parser = Parser(tools=TOOLS)
+        parser.feed(HEAD)
+        deltas = [event for event in parser.feed(first) if isinstance(event, ArgumentsDelta)]
+        assert deltas, first
+
+
+@pytest.mark.parametrize("body", ["plain words ", '<div a="b"><p>\n</p></div>\n', "｜DSML｜ <｜ "])
+def test_a_piece_of_a_long_argument_costs_what_one_of_a_short_one_does(body: str) -> None:
+    def cost_s(size: int) -> float:
+        text = HEAD + body * (size // len(body))
+        pieces = [text[i : i + 4] for i in range(0, len(text), 4)]
+        times = []
+        for _ in range(3):
+            parser = Parser(tools=TOOLS)
+            start = time.process_time()
+            for piece in pieces:
+                parser.feed(piece)
+            times.append(time.process_time() - start)
+        return min(times) / len(pieces)
+
+    # Were it quadratic, it would cost some fifty times as much.
+    assert cost_s(400_000) < 4 * cost_s(8_000)
 
 
 def test_wrong_use_is_refused(tokenizer: Tokenizer) -> None:

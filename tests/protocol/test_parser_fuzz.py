@@ -35,8 +35,12 @@ FRAGMENTS = [
     *('<｜DSML｜parameter name="a" string="true">', '<｜DSML｜parameter name="n" string="false">'),
     *('<｜DSML｜parameter name="arguments" string="false">', '{"a": "x"}', '{"o": {"k": true}}'),
     *("<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', "[1e400]", "\\u00e9"),
+    *("</thin", "<｜end▁of", "▁sentence｜>", "<div>", "</p>\n"),
     *(tokens.DSML, tokens.THINK_OPEN, tokens.THINK_CLOSE, tokens.EOS, tokens.USER),
 ]
+IN_A_STRING = (
+    '<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="true">'
+)
 OUTPUTS = st.lists(st.sampled_from(FRAGMENTS), max_size=24)
 OPTIONS = st.fixed_dictionaries(
     {
@@ -92,6 +96,9 @@ def check(turn: Turn, *, calls: bool, in_text: bool) -> None:
 @settings(max_examples=400, deadline=None)
 @given(output=OUTPUTS, options=OPTIONS, reason=REASONS, cuts=st.lists(st.integers(1, 9)))
 @example(output=["<", tokens.DSML, "x"], options={"thinking": False}, reason="stop", cuts=[])
+@example(output=[IN_A_STRING, "x</thin"], options={}, reason="stop", cuts=[])
+@example(output=[IN_A_STRING, "<", tokens.EOS], options={}, reason="stop", cuts=[])
+@example(output=[IN_A_STRING, tokens.EOS, "<｜end▁of"], options={}, reason="stop", cuts=[])
 def test_any_text_is_read_alike_however_it_is_cut(
     output: list[str], options: dict[str, Any], reason: str, cuts: list[int]
 ) -> None:

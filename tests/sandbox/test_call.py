@@ -89,7 +89,7 @@ async def test_a_call_that_runs_too_long_is_killed_with_its_children(functions: 
         await functions.call(linger, timeout_s=0.5)
     assert time.monotonic() - started < 5
     pythons = (await functions.run(["pgrep", "-c", "python"])).text
-    assert pythons == "1\n"  # the worker alone
+    assert pythons == "3\n"  # the worker, and the two processes that wait for the next call
 
 
 async def test_keys_hold_for_calls_too(functions: Sandbox) -> None:
@@ -114,6 +114,18 @@ async def test_the_worker_is_started_again_after_something_killed_it(functions: 
         except (CallError, BoxBusyError, InDoubtError):
             await asyncio.sleep(0.1)  # its death may be noticed during the first call
     pytest.fail("the worker did not come back")
+
+
+async def test_a_waiting_process_that_something_killed_is_replaced_before_the_call(
+    functions: Sandbox,
+) -> None:
+    for which in (0, 1):  # the supervisor, the process of the next call
+        await functions.call(scaled, 1.0)
+        found = await functions.run(["pgrep", "python"])
+        worker, *waiting = sorted(map(int, found.text.split()))
+        await functions.run(["kill", "-9", str(waiting[which])])
+        assert await functions.call(lambda: os.getppid()) != worker
+        assert await functions.call(scaled, 1.0) == 3.0
 
 
 async def test_what_cannot_travel_is_refused_before_the_call(

@@ -224,3 +224,18 @@ def test_kills_at_random_moments_leave_every_command_run_exactly_once(
     found = json.loads(done.stdout)
     assert found["commands"] > 50
     assert min(found[f"killed_{who}"] for who in ("client", "edge", "agent")) > 0
+
+
+async def test_boxes_that_are_removed_while_their_launcher_is_killed_leave_nothing(
+    host: Home,
+) -> None:
+    boxes = await asyncio.gather(*(Sandbox.create() for _ in range(12)))
+    for _ in range(3):
+        edge = edge_pid(host.root)
+        for zygote in Path(f"/proc/{edge}/task/{edge}/children").read_text().split():
+            os.kill(int(zygote), signal.SIGKILL)
+        closing, boxes = boxes[:4], boxes[4:]
+        more = asyncio.gather(*(Sandbox.create() for _ in range(2)))
+        await asyncio.gather(*(box.close() for box in closing))
+        await asyncio.gather(*(box.close() for box in await more))
+    assert not await Sandbox.list()  # and the fixture counts processes and groups

@@ -11,7 +11,7 @@ from baleen.sandbox import BoxGoneError, Sandbox, UnsupportedError
 from baleen.sandbox.home import Home
 from baleen.sandbox.trajectory import Kind, read
 
-from .conftest import kill_edge, needs_privilege
+from .conftest import edge_pid, is_alive, kill_edge, needs_privilege, wait_until
 
 TICKER = "while :; do echo x >> /tmp/ticks; sleep 0.02; done"
 
@@ -146,3 +146,16 @@ async def test_a_snapshot_is_an_image_and_stands_in_the_log(box: Sandbox) -> Non
 async def test_what_an_ordinary_users_edge_cannot_do_is_refused(box: Sandbox) -> None:
     with pytest.raises(UnsupportedError, match="root"):
         await box.fork()
+
+
+async def test_an_edge_leaves_though_its_client_held_more_boxes_than_it_remembers(
+    host: Home, own_edge: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALEEN_SANDBOX_IDLE_EXIT_S", "0.2")
+    monkeypatch.setenv("BALEEN_SANDBOX_REMEMBERED", "2")
+    boxes = [await Sandbox.create(job="many") for _ in range(5)]
+    pid = edge_pid(host.root)
+    assert len(await Sandbox.reap("many")) == 5
+    for box in boxes:
+        await box.detach()
+    wait_until(lambda: not is_alive(pid))

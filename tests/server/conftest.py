@@ -85,6 +85,7 @@ async def serve(tokenizer: Tokenizer) -> AsyncIterator[Serve]:
             *,
             state_dir: Path | None = None,
             upstream_options: dict[str, Any] | None = None,
+            tracer: Any = None,
             **fields: Any,
         ) -> Served:
             said = script
@@ -101,7 +102,7 @@ async def serve(tokenizer: Tokenizer) -> AsyncIterator[Serve]:
             config = replace(
                 GatewayConfig(state_dir=state_dir, drain_timeout_s=1.0, effort="low"), **fields
             )
-            server = HttpServer(Gateway(config, tokenizer, upstream))
+            server = HttpServer(Gateway(config, tokenizer, upstream, tracer))
             port = await server.start("127.0.0.1", 0)
             stack.push_async_callback(server.stop)
             url = f"http://127.0.0.1:{port}"

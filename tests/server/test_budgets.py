@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from baleen.server.loops import LoopDetector
 from baleen.server.stop_strings import StopStrings
 from baleen.server.thinking_budget import ThinkingBudget
+from baleen.server.upstreams.scripted import Line
 
 from .conftest import ASKED, CALL, WEATHER, Serve, Served
 
@@ -200,3 +201,39 @@ def test_stop_strings_cut_the_same_however_the_text_comes(text: str, sizes: list
         said += stops.take(text[place : place + size]) if stops.found is None else ""
         place, turn = place + size, turn + 1
     assert said + stops.take_rest() == whole
+
+
+async def test_an_answer_that_is_not_streamed_is_kept_alive_too(serve: Serve) -> None:
+    served = await serve(lambda _: Line("a b c d e f g h", delay_s=0.05), keep_alive_s=0.1)
+    for path, body in (
+        ("/v1/chat/completions", {"messages": ASKED}),
+        ("/v1/messages", {"messages": ASKED, "max_tokens": 50}),
+        ("/v1/responses", {"input": "Hello"}),
+    ):
+        response = await served.post(path, body)
+        assert response.status_code == 200
+        assert response.text.startswith("\n")
+        assert response.headers["content-type"].startswith("application/json")
+        assert response.headers["x-baleen-prompt-tokens"]
+        assert response.json()["usage"]
+
+
+async def test_a_quick_answer_comes_without_line_ends_before_it(serve: Serve) -> None:
+    served = await serve("Thought.</think>Hello.")
+    response = await served.post("/v1/chat/completions", {"messages": ASKED})
+    assert response.text.startswith("{")
+    assert int(response.headers["content-length"]) == len(response.content)
+
+
+async def test_an_error_behind_the_first_line_end_is_the_object(serve: Serve) -> None:
+    def script(_: object) -> Line:
+        return Line("a b c d e f g h", delay_s=0.05, breaks_after=6)
+
+    served = await serve(script, keep_alive_s=0.1, upstream_retries=0)
+    for path, kind in (("/v1/chat/completions", None), ("/v1/messages", "error")):
+        response = await served.post(path, {"messages": ASKED, "max_tokens": 50})
+        assert response.status_code == 200
+        assert response.text.startswith("\n")
+        found = response.json()
+        assert found.get("type") == kind
+        assert "broke off" in found["error"]["message"]

@@ -128,7 +128,7 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
         net::loopback_up()?;
     }
     let procs = group.dirs.iter().map(|dir| open_procs(dir)).collect::<Res<Vec<_>>>()?;
-    let spawner = Spawner::start(Some(group))?;
+    let mut spawner = Spawner::start(Some(group))?;
     let (spec, mut fds) = receive(socket)?;
     if fds.is_empty() {
         return Err(Fail { what: "the specification came without a socket".into(), errno: 0 });
@@ -142,13 +142,13 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
     pivot_here()?;
     set_hostname(spec.get("hostname").str())?;
     let rlimits = spec.get("rlimits").list();
-    spawner.confine(rlimits, userns.as_ref())?;
+    spawner.confine(rlimits, userns.as_ref(), spec.get("landlock").bool())?;
     confine(userns.as_ref(), &[])?;
     check(unsafe { listen(listener.as_raw_fd(), 16) }.into(), "listen")?;
     // Changing ids has cleared it. Until an edge connects, the box ends with its launcher.
     set_prctl(PR_SET_PDEATHSIG, SIGKILL as u64, "death signal")?;
     let unmapped = unmapped.into_iter().map(Value::Str).collect::<Vec<_>>();
-    frame::send(socket.as_raw_fd(), &map! { "t" => "ready", "unmapped" => unmapped })?;
+    frame::send(socket.as_raw_fd(), &map! { "t" => "ready", "unmapped" => unmapped, "landlock" => spawner.fenced })?;
     Ok((listener, spawner, procs))
 }
 

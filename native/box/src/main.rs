@@ -10,6 +10,7 @@ mod cradle;
 mod exec;
 mod files;
 mod frame;
+mod landlock;
 mod layers;
 mod msgpack;
 mod net;

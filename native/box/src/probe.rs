@@ -1,6 +1,7 @@
 //! What this kernel allows this user, tried for real in a throw-away child; one line `name=value` each.
 
 use crate::cradle::map_only;
+use crate::landlock;
 use crate::layers;
 use crate::sys::*;
 use crate::zygote::new_range;
@@ -20,9 +21,10 @@ pub fn main() -> i32 {
     report("user_namespace", try_in_child(CLONE_NEWUSER, || Ok(())));
     report("namespaces", try_in_child(flags, enter));
     report("mounts", try_in_child(flags, move || enter().and_then(|()| mounts())));
+    report("idmap", try_in_child(CLONE_NEWNS, idmap));
     report("overlay", try_in_child(flags, move || enter().and_then(|()| overlay(root))));
     report("proc", try_in_child(flags, move || enter().and_then(|()| fresh_proc())));
-    report("landlock", landlock());
+    report("landlock", landlock::version().map(drop));
     report("erofs_file", try_in_child(CLONE_NEWNS, || erofs("file")));
     report("erofs_loop", try_in_child(CLONE_NEWNS, || erofs("loop")));
     0
@@ -52,6 +54,13 @@ fn mounts() -> Res<()> {
     clone_tree("/usr", true).map(drop)
 }
 
+/// Whether this host's programs can be shown under a box's own ids.
+fn idmap() -> Res<()> {
+    mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
+    let range = new_range(FIRST_PROBED_ID)?;
+    set_mount_attr(&clone_tree("/usr", false)?, MOUNT_ATTR_RDONLY, Some(&range))
+}
+
 fn overlay(root: bool) -> Res<()> {
     mounts()?;
     for name in ["lower", "upper", "work", "all"] {
@@ -71,12 +80,6 @@ fn erofs(how: &str) -> Res<()> {
     let result = layers::mount_image(&image.to_string_lossy(), how).map(drop);
     let _ = fs::remove_file(&image);
     result
-}
-
-fn landlock() -> Res<()> {
-    const SYS_LANDLOCK_CREATE_RULESET: i64 = 444;
-    let version = unsafe { syscall(SYS_LANDLOCK_CREATE_RULESET, 0usize, 0usize, 1) };
-    check(version, "landlock").map(drop)
 }
 
 /// Runs `work` in new namespaces; the child's failure comes back through a pipe.

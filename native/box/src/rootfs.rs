@@ -82,7 +82,8 @@ impl Builder<'_> {
     }
 
     fn with_own_ids(&mut self, tree: OwnedFd, path: &str, attrs: u64) -> Res<OwnedFd> {
-        if self.userns.is_some() && set_mount_attr(&tree, attrs, self.userns).is_ok() {
+        let may_map = self.spec.get("idmap").bool();
+        if may_map && self.userns.is_some() && set_mount_attr(&tree, attrs, self.userns).is_ok() {
             return Ok(tree);
         }
         if self.userns.is_some() {

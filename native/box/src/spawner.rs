@@ -9,6 +9,7 @@ use crate::confine::confine;
 use crate::cradle::{keep_only, receive};
 use crate::exec;
 use crate::frame;
+use crate::landlock;
 use crate::map;
 use crate::msgpack::Value;
 use crate::sys::*;
@@ -19,6 +20,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 pub struct Spawner {
     pub pid: i32,
     pub socket: OwnedFd,
+    /// Whether it and its commands are behind a Landlock fence.
+    pub fenced: bool,
 }
 
 impl Spawner {
@@ -30,29 +33,33 @@ impl Spawner {
                 let socket = keep_only(theirs);
                 unsafe { _exit(main(&socket, group)) }
             }
-            pid => Ok(Spawner { pid, socket: ours }),
+            pid => Ok(Spawner { pid, socket: ours, fenced: false }),
         }
     }
 
     /// Forks a replacement from the already confined process 1, into the groups of `procs`.
-    pub fn restart(procs: &mut [fs::File]) -> Res<Spawner> {
+    pub fn restart(procs: &mut [fs::File], fenced: bool) -> Res<Spawner> {
         let (ours, theirs) = stream_pair()?;
         match fork_child()? {
             0 => {
                 let joined = procs.iter_mut().all(|file| file.write_all(b"0").is_ok());
                 let socket = keep_only(theirs);
-                unsafe { _exit(if joined { serve(&socket) } else { 1 }) }
+                let ready = joined && (!fenced || landlock::restrict().is_ok());
+                unsafe { _exit(if ready { serve(&socket) } else { 1 }) }
             }
             pid => {
                 set_nonblocking(ours.as_raw_fd());
-                Ok(Spawner { pid, socket: ours })
+                Ok(Spawner { pid, socket: ours, fenced })
             }
         }
     }
 
-    pub fn confine(&self, rlimits: &[Value], userns: Option<&OwnedFd>) -> Res<()> {
+    /// Takes its rights away; `fence` says whether Landlock is to do its part, where there is any.
+    pub fn confine(&mut self, rlimits: &[Value], userns: Option<&OwnedFd>, fence: bool) -> Res<()> {
+        self.fenced = fence && landlock::version().is_ok();
         let fds: Vec<RawFd> = userns.iter().map(|fd| fd.as_raw_fd()).collect();
-        send_with_fds(&self.socket, &frame::pack(&map! { "rlimits" => rlimits.to_vec() }), &fds)?;
+        let request = map! { "rlimits" => rlimits.to_vec(), "fence" => self.fenced };
+        send_with_fds(&self.socket, &frame::pack(&request), &fds)?;
         self.outcome()?;
         set_nonblocking(self.socket.as_raw_fd()); // a stopped spawner must not stop process 1
         Ok(())
@@ -85,7 +92,8 @@ fn main(socket: &OwnedFd, group: Option<&Group>) -> i32 {
     let userns = fds.pop();
     let confined = std::env::set_current_dir("/")
         .named("chdir /")
-        .and_then(|()| confine(userns.as_ref(), request.get("rlimits").list()));
+        .and_then(|()| confine(userns.as_ref(), request.get("rlimits").list()))
+        .and_then(|()| if request.get("fence").bool() { landlock::restrict() } else { Ok(()) });
     drop(userns);
     if report(socket, confined) { serve(socket) } else { 1 }
 }

@@ -211,6 +211,7 @@ impl Zygote {
                 self.conn.send(&map! {
                     "request" => request, "id" => launch.id.as_str(), "pid" => cradle.pid,
                     "groups" => dirs, "unmapped" => value.get("unmapped").clone(),
+                    "landlock" => value.get("landlock").clone(),
                 });
                 return;
             }

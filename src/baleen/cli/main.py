@@ -33,6 +33,7 @@ VERBS = {
     "run": Verb("baleen.cli.run", "run", "Let an agent answer a question with tools."),
     "serve": Verb("baleen.cli.serve", "serve", "Serve a model to OpenAI and Anthropic clients."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
+    "replay": Verb("baleen.cli.replay", "replay", "Show or redo what ran in a sandbox."),
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),
     "image": Verb("baleen.cli.image", "image", "Make, fetch and remove images of sandboxes."),
     "mcp": Verb("baleen.cli.mcp", "mcp", "Serve a sandbox's tools to an MCP client."),

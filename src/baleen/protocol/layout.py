@@ -8,7 +8,7 @@ a fresh assistant header.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,10 +72,20 @@ def response_schema(response_format: Any, revision: Revision, flavor: Flavor) ->
         if kind == "json_object":
             return dumps({"type": kind}) if revision is Revision.V41 else ""
         if kind != "json_schema":
+            if wanted and kind not in ("text", "regex"):
+                raise MessageError(
+                    f"unknown variant `{kind}`, expected one of `json_object`, `json_schema`,"
+                    " `regex`, `text`",
+                    field="response_format.type",
+                )
             return None
-        shown = expect_object(wanted.get("json_schema"), "response_format.json_schema").get(
-            "schema"
-        )
+        holder = expect_object(wanted.get("json_schema"), "response_format.json_schema")
+        shown = holder.get("schema")
+        if not isinstance(shown, Mapping | bool):
+            raise MessageError(
+                f"Invalid json schema: {shown!r:.80} is not an object",
+                field="response_format.json_schema.schema",
+            )
     try:
         return dumps(shown) if wanted else None
     except (TypeError, ValueError, RecursionError) as error:

@@ -2,8 +2,9 @@
 
 Where an engine hands out text only, a marker and text that spells it look the same, so every
 spelling counts as the marker. A tail that may be the beginning of one is held back, at most 18
-characters. The token's name between doubled bars is no marker but a known mistake of models and
-clients: text, unless recovery of foreign markup is asked for.
+characters. Within a parameter only spellings with a bar count, so brackets cost nothing here. The
+token's name between doubled bars is no marker but a known mistake of models and clients: text,
+unless recovery of foreign markup is asked for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from baleen.protocol import tokens
 from baleen.protocol.machine import Machine
 
+_BAR: Final = "｜"
 _DOUBLED: Final = "｜｜DSML｜｜"
 _TEXT_MARKERS: Final = (tokens.DSML, tokens.THINK_CLOSE, tokens.THINK_OPEN, tokens.EOS)
 _FOREIGN_TAGS: Final = ("|DSML|", "‖DSML‖", _DOUBLED)
@@ -64,11 +66,12 @@ class TextLexer:
     token lexer, so that it holds no markers of its own.
     """
 
-    __slots__ = ("_find", "_held", "_machine", "_spellings")
+    __slots__ = ("_find", "_held", "_is_plain", "_machine", "_spellings")
 
     def __init__(self, machine: Machine, *, foreign: bool, certain: bool = False) -> None:
         self._machine = machine
         self._held = ""
+        self._is_plain = not foreign
         self._spellings = (
             _FOREIGN_SPELLINGS if certain else _ALL_SPELLINGS if foreign else _PLAIN_SPELLINGS
         )
@@ -76,21 +79,26 @@ class TextLexer:
 
     def feed(self, text: str) -> None:
         """More output; cut anywhere."""
+        machine = self._machine
         if self._held:
             text = self._held + text
             self._held = ""
-        elif "<" not in text and "｜" not in text:
-            if text:
-                self._machine.text(text)
-            return
+        elif _BAR not in text:
+            if (machine.in_value and self._is_plain) or "<" not in text:
+                if text:
+                    machine.text(text)
+                return
+        elif machine.in_value and text[0] == _BAR:
+            # The value has the bracket that may belong to it.
+            text = machine.current_value().take_bracket() + text
         found = self._find(text)
         if found is None:
-            self._machine.text(text)
+            machine.text(text)
         elif (start := found.start()) == len(text) - 1:
             # One character is never a whole marker: by far the most frequent thing to hold back.
             self._held = text[start]
             if start:
-                self._machine.text(text[:start])
+                machine.text(text[:start])
         else:
             self._feed_marked(text, found)
 
@@ -127,8 +135,15 @@ class TextLexer:
     def finish(self) -> None:
         """No more output: what was held back is text, or half a tag."""
         held, self._held = self._held, ""
-        if held:
+        if held.startswith("<") and self._machine.in_value:
+            # A reasoning tag is text here. Of half a tag, the value sees the bracket in any case.
+            self._machine.text(held if _begins_think(held) else "<")
+        elif held:
             self._machine.last_text(held)
+
+
+def _begins_think(text: str) -> bool:
+    return tokens.THINK_CLOSE.startswith(text) or tokens.THINK_OPEN.startswith(text)
 
 
 def dispatch(machine: Machine, marker: str) -> None:

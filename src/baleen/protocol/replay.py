@@ -13,7 +13,8 @@ answered. Scopes (one per API key, say) never see each other's turns.
 
 File layout: SQLite, ``user_version`` 1, ``turns(id, payload, size, used)`` with the payload as
 JSON, ``keys(scope, key, turn)``. A file of another version is refused. The least recently used
-turns are dropped when the payloads exceed ``max_bytes``.
+turns are dropped when the payloads exceed ``max_bytes``. Looking a turn up writes nothing: when it
+was used is written with the next turn that is remembered, or before turns are dropped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +58,8 @@ class ReplayStore:
         self.max_bytes = max_bytes
         self.num_replayed = 0
         self.num_edited = 0
+        self._used: dict[int, int] = {}
+        """When turns were used, as far as it is not written yet."""
         self._lock = threading.Lock()
         self._database = sqlite3.connect(str(path), check_same_thread=False)
         try:
@@ -83,6 +87,8 @@ class ReplayStore:
     def close(self) -> None:
         """Close the file; what was remembered is in it."""
         with self._lock:
+            with suppress(sqlite3.Error), self._database as database:
+                self._write_used(database)
             self._database.close()
 
     def __enter__(self) -> ReplayStore:
@@ -120,7 +126,13 @@ class ReplayStore:
                 [(scope, key, number) for key in keys],
             )
             self._num_bytes += len(payload)
+            self._write_used(database)
             self._evict(database)
+
+    def _write_used(self, database: sqlite3.Connection) -> None:
+        used, self._used = self._used, {}
+        update = "UPDATE turns SET used = ? WHERE id = ?"
+        database.executemany(update, [(clock, number) for number, clock in used.items()])
 
     def _evict(self, database: sqlite3.Connection) -> None:
         while self._num_bytes > self.max_bytes:
@@ -163,12 +175,12 @@ class ReplayStore:
 
     def _look_up(self, scope: str, key: str) -> str | None:
         query = "SELECT id, payload FROM turns JOIN keys ON turn = id WHERE scope = ? AND key = ?"
-        with self._lock, self._database as database:
-            row = database.execute(query, (scope, key)).fetchone()
+        with self._lock:
+            row = self._database.execute(query, (scope, key)).fetchone()
             if row is None:
                 return None
             self._clock += 1
-            database.execute("UPDATE turns SET used = ? WHERE id = ?", (self._clock, row[0]))
+            self._used[row[0]] = self._clock
             return str(row[1])
 
 

@@ -60,12 +60,14 @@ def _open_parameter(state: TurnState, tag: Tag, home: Place) -> None:
 
 def close_tag(state: TurnState, tag: Tag, home: Place) -> None:
     """A closing tag has been read; ``home`` is where it stood."""
+    if not tag.is_clean and home in (Place.VALUE, Place.INVOKE):
+        state.calls.current.count(RepairKind.TAG)
     if home is Place.VALUE:
         _close_value(state, tag)
     elif home is Place.INVOKE:
         _close_invoke(state, tag)
     elif home is Place.BLOCK and tag.word not in ("invoke", "parameter"):
-        if tag.word not in BLOCK_NAMES:
+        if tag.word not in BLOCK_NAMES or not tag.is_clean:
             state.count(RepairKind.BLOCK_NAME)
         state.leave_block()
     else:

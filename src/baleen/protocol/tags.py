@@ -49,8 +49,11 @@ def read_tag(text: str, *, is_ended: bool = True) -> Tag:
     name: str | None = None
     is_string: bool | None = None
     is_clean = is_ended and text == inside
-    for attribute in _ATTRIBUTE.finditer(text, len(first)):
+    end = len(first)
+    for attribute in _ATTRIBUTE.finditer(text, end):
         key, value, closing = attribute.groups()
+        is_clean = is_clean and text[end : attribute.start()].isspace()
+        end = attribute.end()
         is_clean = is_clean and bool(closing)
         if key == "name" and name is None:
             name = value if closing else value.split(">")[0]
@@ -59,6 +62,7 @@ def read_tag(text: str, *, is_ended: bool = True) -> Tag:
         elif key == "string" and is_string is None:
             is_string = _BOOLEANS.get(value.strip().lower())
             is_clean = is_clean and value in _BOOLEANS
+    is_clean = is_clean and text[end:] in ("", "/")
     return Tag(first, name, is_string, text.endswith("/"), is_clean)
 
 

@@ -18,8 +18,9 @@ from baleen.protocol.value_text import ValueText
 class TurnState:
     """A turn, read up to here.
 
-    ``text`` takes text in the present place. ``tag`` is the tag being read, ``json_call`` the call
-    that is written as one JSON object; both are None nearly always.
+    ``text`` takes text in the present place. ``in_value`` says that this is a parameter's value and
+    not a tag. ``tag`` is the tag being read, ``json_call`` the call that is written as one JSON
+    object; both are None nearly always.
     The turn starts at ``start``; ``keeps_leading`` keeps newlines there, ``calls`` reports calls at
     all, ``repair`` allows repairs of values.
     """
@@ -43,6 +44,7 @@ class TurnState:
         self.calls = CallLog(tools, self.events, self.count, mint, reports=calls, repair=repair)
         self.gap = Gap(self._note_stray)
         self.value: ValueText | None = None
+        self.in_value = False
         self.tag: TagText | None = None
         self.json_call: JsonCallText | None = None
         self.block_is_foreign = False
@@ -58,6 +60,7 @@ class TurnState:
     def enter(self, place: Place) -> None:
         """Go to a place, out of any tag."""
         self.place = place
+        self.in_value = place is Place.VALUE
         self.tag = None
         if place is Place.CONTENT:
             self.text = self.content.text

@@ -77,7 +77,9 @@ def _not_json(raw: str, schema: Schema | None) -> Value:
 def _untyped(raw: str, schema: Schema | None, *, repair: bool) -> Value:
     if not repair:
         return Value(quote(raw), RepairKind.INVALID_JSON)
-    return Value(_from_string(raw, schema).lexeme, RepairKind.MISSING_ATTRIBUTE)
+    value = _from_string(raw, schema)
+    is_read = value.repair is not None or schema is None or schema.admits_strings()
+    return Value(value.lexeme, RepairKind.MISSING_ATTRIBUTE if is_read else RepairKind.INVALID_JSON)
 
 
 def _as_json(raw: str) -> Iterator[tuple[str, RepairKind | None]]:

@@ -74,6 +74,8 @@ def _container() -> Backend:
         "users": "65536 ids of its own" if root else "one id: the caller's",
         "network": ["none", "public", "allowlist"],
         "images": ["host", "directory", "store"],
+        "landlock": answers.get("landlock") == "ok",
+        "idmap": answers.get("idmap") == "ok",
         "disk": "tmpfs of disk_mb; what is written counts as memory of the box",
         "mounts": ["ro", "rw"],
         "streams": True,

@@ -83,6 +83,8 @@ class Box:
         self.image = Image(base="host")
         self.places: list[str] = []
         """Where its overlays are mounted, in the order of their upper layers."""
+        self.confinement: dict[str, Any] = {}
+        """What the launcher could use of this kernel; empty for boxes of older versions."""
         self.created_at = time.time()
         self.ended: Cause | None = None
         self.network: str | list[str] = "none"

@@ -22,6 +22,7 @@ from .images.base import Rootfs
 from .images.resolve import is_named, mount_by, resolve, taken
 from .launcher import Launcher
 from .spec import BoxSpec, resource_limits
+from .switches import Switches
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ class Cell:
     pid: int
     groups: list[str]
     link: AgentLink
+    confinement: dict[str, Any]
+    """What the launcher could use: ``landlock``, and folders that could not be id-mapped."""
     on_gone: Callable[[], None] = _ignore
 
 
@@ -73,8 +76,10 @@ class Cells:
         launch: Callable[[], Awaitable[Launcher]],
         *,
         privileged: bool,
+        switches: Switches,
     ) -> None:
         self.groups = groups
+        self._switches = switches
         self.privileged = privileged
         self._home = home
         self._launch = launch
@@ -101,10 +106,15 @@ class Cells:
                 if self._launcher is not None:
                     await self._launcher.stop()
                 self._launcher = await self._new_launcher()
-                for box_id, (pid, _) in self._alive.items():
-                    with contextlib.suppress(LaunchError):  # it has just ended
-                        await self._launcher.adopt(box_id, pid)
+                for box_id in list(self._alive):  # others come and go meanwhile
+                    await self._introduce(box_id, self._launcher)
             return self._launcher
+
+    async def _introduce(self, box_id: str, launcher: Launcher) -> None:
+        """Makes a launcher know a box of an earlier one: it cannot end what it does not know."""
+        if box_id in self._alive and box_id not in launcher.known:
+            with contextlib.suppress(LaunchError):  # it has just ended
+                await launcher.adopt(box_id, self._alive[box_id][0])
 
     async def _new_launcher(self) -> Launcher:
         """Starts a launcher, again if something kills it while it starts."""
@@ -155,7 +165,8 @@ class Cells:
             link.start_helper(helper_argv(spec.python))
         pid, groups = answer["pid"], answer["groups"]
         image = json.loads(rootfs.image.manifest())
-        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link)
+        confinement = {name: answer[name] for name in ("landlock", "unmapped")}
+        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement)
         return cell
 
     async def _settle(self, folder: Path, spec: BoxSpec) -> Rootfs:
@@ -211,6 +222,8 @@ class Cells:
             "rlimits": [list(pair) for pair in self._rlimits(spec)],
             "id_base": first_id(slot) if self.privileged else None,
             "own_network": True,
+            "landlock": self._switches.landlock,
+            "idmap": self._switches.idmap,
         }
 
     def _rlimits(self, spec: BoxSpec) -> list[tuple[int, int]]:
@@ -233,8 +246,14 @@ class Cells:
     async def end(self, box_id: str) -> None:
         """Kills a cell or box; returns when its last process and its groups are gone."""
         _, groups = self._alive.get(box_id, (0, []))
+
+        async def destroy(launcher: Launcher) -> None:
+            # The launcher may have been exchanged just as the box came to be noted here.
+            await self._introduce(box_id, launcher)
+            await launcher.destroy(box_id, groups)
+
         try:
-            await self._with_launcher(lambda launcher: launcher.destroy(box_id, groups))
+            await self._with_launcher(destroy)
         finally:
             self._alive.pop(box_id, None)  # groups that would not go are left to the sweeps
 

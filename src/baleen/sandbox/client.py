@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import random
 import socket
 import sys
 import time
@@ -28,6 +29,10 @@ from .server import PROTOCOL
 
 START_TIMEOUT_S = 15.0
 RETRY_FOR_S = 30.0
+POLL_S = 0.005
+MAX_POLL_S = 0.1
+"""Who only waits for another's start asks less and less often: hundreds of clients that all ask at
+the starter's pace would leave the edge no processor to start on."""
 
 OnOutput = Callable[[int, bytes], None]
 
@@ -138,6 +143,7 @@ class EdgeClient:
         give_up_at = time.monotonic() + START_TIMEOUT_S
         with self._home.start_lock.open("w") as lock:
             starter = _Starter(self._home, lock.fileno())
+            delay_s = POLL_S
             while True:
                 sock = _try_connect(self._home.socket)
                 if sock is not None:
@@ -148,7 +154,9 @@ class EdgeClient:
                         f"no edge answers at {self._home.socket} after {START_TIMEOUT_S} s",
                         remedy=f"look into {self._home.log}",
                     )
-                await asyncio.sleep(0.005)
+                if not starter.is_at_it:
+                    delay_s = min(delay_s * 1.5, MAX_POLL_S)
+                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
 
     def _receive(self, message: Message) -> None:
         request = self._requests.get(message["id"])
@@ -200,6 +208,10 @@ class _Starter:
         self._home = home
         self._lock = lock
         self._process: int | None = None
+
+    @property
+    def is_at_it(self) -> bool:
+        return self._process is not None
 
     def see_to_it(self) -> None:
         """Starts the edge if nobody does.

@@ -33,6 +33,7 @@ _REMEDIES = {
     "user_namespace": "sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces > 0",
     "namespaces": "run as root, or allow unprivileged user namespaces",
     "mounts": "run as root, or allow mounts in user namespaces (AppArmor, container profile)",
+    "idmap": "not needed; with it (root, Linux 5.12) root of a box can change every file it sees",
     "overlay": "modprobe overlay; ordinary users need Linux 5.11",
     "proc": "unmask /proc in the outer container (docker: systempaths=unconfined)",
     "landlock": "not needed; Linux 5.13 or newer with lsm=landlock",

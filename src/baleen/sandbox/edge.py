@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -29,11 +30,15 @@ from .home import Home
 from .launcher import Launcher
 from .registry import Registry
 from .server import Server
+from .switches import Switches
 
 IDLE_EXIT_S = 60.0
 MAX_BOXES = 2_000
 POOL_SIZE = 2
+REMEMBERED = 1_000
 TICK_S = 0.5
+BACKLOG = 4_096
+"""Clients that may wait for the recovery; the kernel caps it at `net.core.somaxconn`."""
 
 _log = logging.getLogger("baleen.sandbox.edge")
 
@@ -56,8 +61,10 @@ class Settings:
         self.idle_exit_s = float(os.environ.get("BALEEN_SANDBOX_IDLE_EXIT_S", IDLE_EXIT_S))
         self.max_boxes = int(os.environ.get("BALEEN_SANDBOX_MAX_BOXES", MAX_BOXES))
         self.pool_size = int(os.environ.get("BALEEN_SANDBOX_POOL_SIZE", POOL_SIZE))
+        self.remembered = int(os.environ.get("BALEEN_SANDBOX_REMEMBERED", REMEMBERED))
         self.listen: Listen | None = None
         self.limits = os.environ.get("BALEEN_SANDBOX_LIMITS", "auto") != "off"
+        self.switches = Switches.from_environment()
 
 
 class Edge:
@@ -74,12 +81,11 @@ class Edge:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
         registry = await self._start_registry()
-        server = Server(registry, self._stopped.set)
-        partial = self._home.socket.with_suffix(".partial")
-        partial.unlink(missing_ok=True)
-        listener = await _listen(partial, server)
-        partial.replace(self._home.socket)  # clients see a socket only when it answers
+        sock = _listen(self._home.socket)
         self._home.pid_file.write_text(f"{os.getpid()}\n")
+        await registry.recover()
+        server = Server(registry, self._stopped.set)
+        listener = await loop.create_unix_server(server.new_client, sock=sock, backlog=BACKLOG)
         _log.info(
             "edge %d serves %s, %s", os.getpid(), self._home.socket, registry.groups.description
         )
@@ -127,8 +133,10 @@ class Edge:
             privileged=privileged,
             max_boxes=self._settings.max_boxes,
             pool_size=self._settings.pool_size,
+            switches=self._settings.switches,
+            remembered=self._settings.remembered,
         )
-        await registry.recover()
+        await registry.open()
         return registry
 
     async def _watch(self, registry: Registry, server: Server) -> None:
@@ -147,14 +155,24 @@ class Edge:
                 return
 
 
-async def _listen(path: Path, server: Server) -> asyncio.Server:
+def _listen(path: Path) -> socket.socket:
+    """Opens the door, once nothing can be refused any more; clients wait in it for the recovery.
+
+    Waiting there costs them nothing; waiting for a file to appear, they would ask again and again.
+    """
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX)
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     old = os.umask(0o177)
     try:
-        return await asyncio.get_running_loop().create_unix_server(
-            server.new_client, str(path), backlog=1024
-        )
+        sock.bind(f"/proc/self/fd/{folder}/{partial.name}")  # a path may have only 107 bytes
+        sock.listen(BACKLOG)
+        partial.replace(path)  # clients see a socket only when somebody listens
     finally:
         os.umask(old)
+        os.close(folder)
+    return sock
 
 
 def main(listen: Listen | None = None) -> int:
@@ -163,8 +181,6 @@ def main(listen: Listen | None = None) -> int:
     Raises:
         EdgeError: with ``listen``, where one runs already.
     """
-    settings = Settings()
-    settings.listen = listen
     home = Home.default()
     home.prepare()
     logging.basicConfig(
@@ -180,6 +196,8 @@ def main(listen: Listen | None = None) -> int:
                 ) from None
             return 0  # somebody was faster; the client finds that one's socket
         try:
+            settings = Settings()
+            settings.listen = listen
             asyncio.run(Edge(home, settings).run())
         except SandboxError as error:
             print(f"{error.code}\n{error.message}\n{error.remedy or ''}", file=sys.stderr)

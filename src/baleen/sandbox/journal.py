@@ -16,83 +16,26 @@ import asyncio
 import logging
 import os
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-
-import msgpack
 
 from .blobs import sync_folder
 from .errors import TrajectoryError
+from .journalfile import JournalFile
 from .log import Log, Span
-from .trajectory import HEADER
 
-MAGIC = b"baleen-journal 1\n"
 FILE_BYTES = 4 << 20
-HEAD_BYTES = 512
 LARGE_BYTES = 256 << 10
 """A log with more than this to sync is synced by itself: writing it twice would cost more."""
 
+SYNC_LANES = 16
 FAST_SYNC_S = 0.004
 """Syncs are waited for in the event loop while they take less: what arrives meanwhile makes the
 next batch, and the hop to a thread and back would cost as much as a fast disk's sync."""
 
 Done = Callable[[TrajectoryError | None], None]
 _log = logging.getLogger("baleen.sandbox.edge")
-
-
-class _File:
-    """One of the two files."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        self.generation = 0
-        self.boot = ""
-        self.end = HEAD_BYTES
-        self.logs: set[str] = set()
-        """Files whose bytes this one holds and that are not synced themselves."""
-        is_new = not path.exists()
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if is_new or os.fstat(self.fd).st_size != size:
-            # Written once: a sync of an overwrite needs no change of the file's metadata.
-            os.pwrite(self.fd, bytes(size), 0)
-            os.fsync(self.fd)
-            sync_folder(path.parent)
-
-    def load(self) -> list[Span]:
-        """Reads what an earlier edge left."""
-        data = os.pread(self.fd, os.fstat(self.fd).st_size, 0)
-        if not data.startswith(MAGIC):
-            return []
-        self.generation, self.boot = msgpack.unpackb(data[len(MAGIC) + 1 :][: data[len(MAGIC)]])
-        spans = []
-        for span, end in _spans(data, self.generation):
-            spans.append(span)
-            self.logs.add(span.path)
-            self.end = end
-        return spans
-
-    def begin(self, generation: int, boot: str) -> None:
-        self.generation, self.boot, self.end = generation, boot, HEAD_BYTES
-        self.logs = set()
-        head: bytes = msgpack.packb([generation, boot])
-        os.pwrite(self.fd, MAGIC + bytes([len(head)]) + head, 0)
-
-
-def _spans(data: bytes, generation: int) -> Iterator[tuple[Span, int]]:
-    offset = HEAD_BYTES
-    while offset + HEADER.size <= len(data):
-        length, crc = HEADER.unpack_from(data, offset)
-        end = offset + HEADER.size + length
-        body = data[offset + HEADER.size : end]
-        if not length or end > len(data) or zlib.crc32(body) != crc:
-            return
-        of, path, at, content = msgpack.unpackb(body, unicode_errors="surrogateescape")
-        if of != generation:
-            return
-        yield Span(path, at, content), end
-        offset = end
 
 
 class Journal:
@@ -105,11 +48,11 @@ class Journal:
         *,
         file_bytes: int = FILE_BYTES,
         boot: str | None = None,
+        direct: bool = True,
     ) -> None:
-        self._size = file_bytes
         self._executor = executor
         self._boot = boot or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        self._files = [_File(folder / name, file_bytes) for name in ("a", "b")]
+        self._files = [JournalFile(folder / name, file_bytes, direct=direct) for name in ("a", "b")]
         self._cleaning: Future[None] | None = None
         self._waiting: dict[Log, list[Done]] = {}
         self._is_busy = False
@@ -130,7 +73,7 @@ class Journal:
         _sync_all(old.logs | new.logs)
         old.logs = set()
         new.begin(new.generation + 1, self._boot)
-        os.fdatasync(new.fd)
+        new.sync()
 
     def commit(self, log: Log, done: Done) -> None:
         """Calls back when everything appended to ``log`` so far is on disk, or with the error."""
@@ -189,7 +132,7 @@ class Journal:
         try:
             for _, span in spans:
                 self._put(span)
-            os.fdatasync(self._files[1].fd)
+            self._files[1].sync()
         except OSError as error:
             return failed | {
                 log: TrajectoryError(f"cannot sync {log.path}: {error}") for log, _ in spans
@@ -200,32 +143,23 @@ class Journal:
         return failed
 
     def _put(self, span: Span) -> None:
-        frame = self._frame(span)
-        if self._files[1].end + len(frame) > self._size:
+        frame = self._files[1].frame(span)
+        if not self._files[1].has_room(frame):
             self._switch()
-            frame = self._frame(span)
-        file = self._files[1]
-        os.pwrite(file.fd, frame, file.end)
-        file.end += len(frame)
-        file.logs.add(span.path)
-
-    def _frame(self, span: Span) -> bytes:
-        body: bytes = msgpack.packb(
-            [self._files[1].generation, *span], unicode_errors="surrogateescape"
-        )
-        return HEADER.pack(len(body), zlib.crc32(body)) + body
+            frame = self._files[1].frame(span)
+        self._files[1].add(frame, span.path)
 
     def _switch(self) -> None:
         """Turns to the other file; waits, rarely, until what it speaks of is synced."""
         clean, full = self._files
         if self._cleaning is not None:
             self._cleaning.result()
-        os.fdatasync(full.fd)
+        full.sync()
         clean.begin(full.generation + 1, self._boot)
         self._files = [full, clean]
         self._clean(full)
 
-    def _clean(self, file: _File) -> None:
+    def _clean(self, file: JournalFile) -> None:
         logs, file.logs = file.logs, set()
         self._cleaning = self._executor.submit(_sync_all, logs) if logs else None
 
@@ -236,9 +170,9 @@ class Journal:
             self._cleaning.result()
         _sync_all(old.logs | new.logs)
         new.begin(new.generation + 1, self._boot)
-        os.fdatasync(new.fd)
+        new.sync()
         for file in self._files:
-            os.close(file.fd)
+            file.close()
 
 
 def _restore(spans: list[Span]) -> None:
@@ -252,13 +186,22 @@ def _restore(spans: list[Span]) -> None:
 
 
 def _sync_all(paths: set[str]) -> None:
-    for path in sorted(paths):
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue  # its owner has removed it
-        os.fsync(fd)
-        os.close(fd)
+    """Syncs logs, many at a time: those that wait together share the file system's own commits."""
+    if not paths:
+        return
+    with ThreadPoolExecutor(min(SYNC_LANES, len(paths)), thread_name_prefix="sync") as lanes:
+        list(lanes.map(_sync_one, sorted(paths)))
     for folder in {os.path.dirname(path) for path in paths}:  # noqa: PTH120 - thousands of paths
         if os.path.isdir(folder):  # noqa: PTH112
             sync_folder(Path(folder))
+
+
+def _sync_one(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # its owner has removed it
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -49,6 +49,8 @@ class Launcher:
         self._link = link
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._count = 0
+        self.known: set[str] = set()
+        """Boxes that this launcher has made or adopted and not been asked to remove."""
 
     @classmethod
     async def start(
@@ -119,6 +121,7 @@ class Launcher:
                 f"box {spec['id']} did not start: {answer['error']}",
                 remedy=_ADVICE.get(answer["errno"]),
             )
+        self.known.add(spec["id"])
         return answer
 
     async def adopt(self, box_id: str, pid: int) -> None:
@@ -126,9 +129,11 @@ class Launcher:
         answer = await self._request({"t": "adopt", "id": box_id, "pid": pid})
         if "error" in answer:
             raise LaunchError(f"cannot adopt box {box_id}: {answer['error']}")
+        self.known.add(box_id)
 
     async def destroy(self, box_id: str, groups: Sequence[str]) -> None:
         """Kills a box; returns when its last process and its groups are gone."""
+        self.known.discard(box_id)
         answer = await self._request({"t": "destroy", "id": box_id, "groups": list(groups)})
         if "error" in answer:
             raise LaunchError(f"cannot remove box {box_id}: {answer['error']}")

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,14 +76,25 @@ class Log:
         return log
 
     @classmethod
-    def open(cls, path: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Log:
-        """Opens an existing log for appending; a torn last record is cut off."""
+    def open(
+        cls,
+        path: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        on_record: Callable[[Record], None] | None = None,
+    ) -> Log:
+        """Opens an existing log for appending; a torn last record is cut off.
+
+        ``on_record`` gets the records that are there: opening has to read them anyway.
+        """
         log = cls(path, segment_bytes=segment_bytes)
         files = list(segments(path))
         last, end = 0, len(MAGIC)
         for step in scan(path, repair=True):
             log._seq, log._digest = step.record.seq + 1, step.digest
             last, end = step.segment, step.end
+            if on_record is not None:
+                on_record(step.record)
         if last < len(files) - 1:
             last, end = len(files) - 1, len(MAGIC)  # begun and nothing written to it yet
         sizes = [file.stat().st_size for file in files[:-1]]

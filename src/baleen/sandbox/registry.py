@@ -37,14 +37,16 @@ from .images.store import Store
 from .journal import Journal
 from .launcher import Launcher
 from .log import Log
+from .provenance import provenance
 from .spares import Spares
 from .spec import BoxSpec, check_id
-from .trajectory import Kind, read
+from .switches import Switches
+from .trajectory import Kind, Record, read
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
-TOMBSTONES_KEPT = 1_000
+RECOVERY_LANES = 32
 
 
 class Registry:
@@ -59,18 +61,22 @@ class Registry:
         privileged: bool,
         max_boxes: int,
         pool_size: int,
+        switches: Switches,
+        remembered: int,
     ) -> None:
         self.home = home
         self.groups = groups
         self.max_boxes = max_boxes
         self.privileged = privileged
+        self._provenance = provenance(groups.description)
         self._executor = ThreadPoolExecutor(8, thread_name_prefix="log")
         self._journal = Journal(home.journal, self._executor)
-        self._cells = Cells(home, groups, launch, privileged=privileged)
+        self._cells = Cells(home, groups, launch, privileged=privileged, switches=switches)
         self._spares = Spares(self._cells, pool_size)
         self._alive: dict[str, Box] = {}
         self._ended: dict[str, Box] = {}
         self._tombstones: deque[str] = deque()
+        self._remembered = remembered
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
@@ -167,6 +173,8 @@ class Registry:
                 "spec": spec.to_wire(),
                 "image": cell.image_data,
                 "places": places,
+                "provenance": self._provenance,
+                "confinement": cell.confinement,
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
@@ -181,6 +189,7 @@ class Registry:
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
         box.link, box.image = cell.link, cell.rootfs.image
         box.places = places
+        box.confinement = cell.confinement
         box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         cell.on_gone = lambda: self._on_gone(box)
         cell.link.claim(int(spec.ttl_idle_s) + ORPHAN_EXTRA_S)
@@ -242,7 +251,7 @@ class Registry:
         """Keeps what a late client may ask about the last boxes that ended, and no more."""
         self._ended[box.id] = box
         self._tombstones.append(box.id)
-        while len(self._tombstones) > TOMBSTONES_KEPT:
+        while len(self._tombstones) > self._remembered:
             oldest = self._tombstones.popleft()
             self._by_request.pop(self._ended.pop(oldest).request, None)
             shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
@@ -336,32 +345,53 @@ class Registry:
             if box.expired(now):
                 self.destroy(box, Cause.EXPIRED)
 
-    async def recover(self) -> None:
-        """Takes over the boxes that an earlier edge left, and clears away what has died."""
+    async def open(self) -> None:
+        """Starts the launcher, and with it finds out whether boxes can be made here at all.
+
+        Raises:
+            HostError: they cannot.
+        """
         await self._cells.living_launcher()
-        for folder in sorted(self.home.boxes.iterdir()):
-            if (folder / "log").is_symlink():
-                await self._recover_one(folder)
-            else:
-                shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
+
+    async def recover(self) -> None:
+        """Takes over the boxes that an earlier edge left, and clears away what has died.
+
+        Nobody is served before it is done: a command's key is known here or it has not run.
+        """
+        folders = iter(sorted(self.home.boxes.iterdir()))
+
+        async def lane() -> None:
+            for folder in folders:
+                if (folder / "log").is_symlink():
+                    await self._recover_one(folder)
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
+
+        # Each box is asked what it knows, and many can answer while others' logs are read.
+        await asyncio.gather(*(lane() for _ in range(RECOVERY_LANES)))
         self._cells.sweep_groups()
 
     async def _recover_one(self, folder: Path) -> None:
         path = (folder / "log").readlink()
+        records: list[Record] = []
+        log: Log | None = None
         try:
-            records = list(read(path))
+            log = Log.open(path, on_record=records.append)
             if not records or records[0].payload.get("box") != folder.name:
                 raise TrajectoryError(f"{path} is another box's log")
             first = records[0].payload
             spec = BoxSpec.from_wire({**first["spec"], "mounts": ()})
-            box = Box(folder.name, spec, Log.open(path), self._journal, self._executor)
+            box = Box(folder.name, spec, log, self._journal, self._executor)
         except SandboxError:
+            if log is not None:
+                log.close()
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
         box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
         box.places = first["places"]
+        box.confinement = first.get("confinement", {})
         box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
         box.recall(records)
         closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)

@@ -196,7 +196,13 @@ class Sandbox:
     def capabilities(self) -> dict[str, object]:
         """What this box offers and which limits hold."""
         offered = next(b.capabilities for b in backends() if b.name == "container")
-        return {**offered, "limits": self._about["limits"]}
+        held = self._about["confinement"]
+        return {
+            **offered,
+            "limits": self._about["limits"],
+            "landlock": held.get("landlock", False),
+            "own_ids": self._about["privileged"] and not held.get("unmapped"),
+        }
 
     async def run(
         self,

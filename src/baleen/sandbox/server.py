@@ -64,7 +64,8 @@ class Client:
         self._is_remote = is_remote
         self._registry = server.registry
         self._tasks: set[asyncio.Task[None]] = set()
-        self._held: set[str] = set()
+        self._held: dict[str, Box] = {}
+        """By id; the registry forgets boxes that ended long ago, their holders may not."""
         self.link = Link(self._receive, self._lost)
 
     def _receive(self, message: Message) -> None:
@@ -88,9 +89,8 @@ class Client:
         self._lost()
 
     def _lost(self) -> None:
-        for box_id in self._held:
+        for box_id in list(self._held):
             self._release(box_id)
-        self._held.clear()
         self._server.drop(self)
 
     async def _answer(self, message: Message) -> None:
@@ -135,13 +135,13 @@ class Client:
 
     def _hold(self, box: Box) -> None:
         if box.id not in self._held:
-            self._held.add(box.id)
+            self._held[box.id] = box
             box.clients += 1
 
     def _release(self, box_id: str) -> None:
-        box = self._registry.find(box_id)
-        box.clients -= 1
-        box.idle_since = time.monotonic()
+        if (box := self._held.pop(box_id, None)) is not None:
+            box.clients -= 1
+            box.idle_since = time.monotonic()
 
     async def hello(self, message: Message) -> Any:
         return {
@@ -173,6 +173,7 @@ class Client:
             "log": str(box.log.path),
             "limits": self._registry.groups.description,
             "privileged": self._registry.privileged,
+            "confinement": box.confinement,
             "spec": box.spec.to_wire(),
             "config": box.image.config.to_data(),
         }
@@ -234,6 +235,7 @@ class Client:
     async def close(self, message: Message) -> Any:
         box = self._registry.find(message["box"])
         removal = self._registry.destroy(box, Cause(message.get("cause", Cause.STOPPED)))
+        self._release(box.id)
         if removal is not None and (message.get("wait") or box.writes_to_host):
             await removal
 

@@ -1,16 +1,21 @@
-"""Runs inside a function box: a Python process that forks one child per call.
+"""Runs inside a function box: a Python process that has the next call's process forked already.
 
 Standard library only, and sent into the box as source text: nothing of baleen is there. It takes
 commands over standard input the way the native spawner does: a frame (skipped, the call itself
 comes through the command's own standard input) with four descriptors, stdin, stdout, stderr and
-status. Each command gets a supervisor that adopts what the call leaves behind and reports to the
-status pipe: its own process id, the call's, the call's wait status. The result leaves on stdout as
-JSON; whatever the call prints goes to stderr.
+status. Each command gets a process of its own and a supervisor that adopts what the call leaves
+behind and reports to the status pipe: its own process id, the call's, the call's wait status.
+Forking an interpreter costs a millisecond, so both wait ahead of time for the call's descriptors;
+they serve one call. The result leaves on stdout as JSON; whatever the call prints goes to stderr.
 """
 
 import base64
+import contextlib
 import ctypes
+import gc
+import importlib
 import json
+import marshal
 import os
 import pickle
 import signal
@@ -18,6 +23,7 @@ import socket
 import struct
 import sys
 import traceback
+import types
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -25,20 +31,68 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    """Forks a supervisor per command until the box closes the socket."""
+    """Hands each command to the processes that wait for it, until the box closes the socket."""
     sys.path[:] = json.loads(sys.argv[1])
     inbox = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.freeze()  # a collection in a child would copy every page that it looks at
+    pair = Pair(inbox)
     while True:
         head, fds = _receive(inbox)
         if len(fds) != 4:
             return
         _skip(inbox, struct.unpack_from("<I", head)[0] + 8 - len(head))
-        if os.fork() == 0:
-            inbox.close()
-            _supervise(*fds)
+        if not pair.take(fds):  # somebody in the box has killed it
+            pair = Pair(inbox)
+            pair.take(fds)
         for fd in fds:
             os.close(fd)
+        pair = Pair(inbox)
+
+
+class Pair:
+    """A supervisor and the process of one call, both waiting for their descriptors."""
+
+    def __init__(self, inbox: socket.socket) -> None:
+        self._supervisor, supervisor = socket.socketpair()
+        self._call, call = socket.socketpair()
+        if os.fork() == 0:
+            for ours in (inbox, self._supervisor, self._call):
+                ours.close()
+            _supervise(supervisor, call)
+        supervisor.close()
+        call.close()
+
+    def take(self, fds: "list[int]") -> bool:
+        """Gives both what they wait for; False where one of them is gone: nothing was begun.
+
+        The supervisor goes first: from then on the end of the call is reported, come what may.
+        """
+        try:
+            if not (_waits(self._supervisor) and _waits(self._call)):
+                return False
+            try:
+                socket.send_fds(self._supervisor, [b"c"], fds[3:])
+            except OSError:
+                return False
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._call, [b"c"], fds[:3])
+            return True
+        finally:
+            self._call.close()
+            self._supervisor.close()
+
+
+def _waits(end: socket.socket) -> bool:
+    """Whether the process at the other end lives."""
+    try:
+        end.recv(1, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _receive(inbox: socket.socket) -> "tuple[bytes, list[int]]":
@@ -59,13 +113,19 @@ def _skip(inbox: socket.socket, count: int) -> None:
         count -= len(part)
 
 
-def _supervise(stdin: int, stdout: int, stderr: int, status: int) -> None:
+def _supervise(inbox: socket.socket, call: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     pid = os.fork()
     if pid == 0:
-        _become_call(stdin, stdout, stderr, status)
-    for fd in (stdin, stdout, stderr, 0, 1, 2):
+        inbox.close()
+        _become_call(call)
+    call.close()
+    _, fds, _, _ = socket.recv_fds(inbox, 1, 1)
+    if not fds:
+        os._exit(0)
+    (status,) = fds
+    for fd in (inbox.fileno(), 0, 1, 2):
         os.close(fd)
     os.write(status, struct.pack("<ii", os.getpid(), pid))
     while True:
@@ -77,16 +137,20 @@ def _supervise(stdin: int, stdout: int, stderr: int, status: int) -> None:
             os.write(status, struct.pack("<i", code))
 
 
-def _become_call(stdin: int, stdout: int, stderr: int, status: int) -> None:
+def _become_call(inbox: socket.socket) -> None:
     code = 1
     try:
-        os.close(status)
+        _, fds, _, _ = socket.recv_fds(inbox, 1, 3)
+        inbox.close()
+        if len(fds) != 3:
+            return
+        stdin, stdout, stderr = fds
         os.setsid()
         os.dup2(stderr, 1)
         os.dup2(stderr, 2)
+        os.close(stderr)
         with os.fdopen(stdin, "rb") as pipe:
             call = pipe.read()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         answer = _answer(call)
         code = 0
         with os.fdopen(stdout, "wb") as pipe:
@@ -109,10 +173,6 @@ def _answer(call: bytes) -> "dict[str, object]":
 
 def _function(packed: Any) -> Any:
     """Rebuilds a function that the caller took apart; see ``call.py``."""
-    import importlib
-    import marshal
-    import types
-
     kind, *parts = packed
     if kind == "module":
         return importlib.import_module(parts[0])

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from array import array
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from baleen.protocol import tokens
-from baleen.protocol.events import CallStart, ContentDelta, Event, ReasoningDelta
+from baleen.protocol.events import CallEnd, CallStart, ContentDelta, Event, ReasoningDelta
 from baleen.protocol.turn import Turn
 from baleen.server.base import Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
@@ -40,8 +41,28 @@ _TAIL_CHARS = 4_096
 _BACK_OFF_S = (0.05, 0.5, 2.0)
 
 
+class Listener(Protocol):
+    """Who hears an answer."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the upstream is to be held up until :meth:`drained`."""
+        ...
+
+    def hear(self, events: list[Event]) -> None:
+        """Some more of the answer."""
+        ...
+
+    async def drained(self) -> None:
+        """There is room again."""
+        ...
+
+
 class Answer:
-    """Generates one answer: :meth:`open` it, iterate :meth:`events`, then read the rest."""
+    """Generates one answer: :meth:`open` it, :meth:`run` it to a listener, then read the rest.
+
+    It is the :class:`~baleen.server.base.Taker` of its upstream's tokens.
+    """
 
     def __init__(self, gateway: Gateway, prepared: Prepared, answer_id: str) -> None:
         self.id, self.prepared = answer_id, prepared
@@ -60,7 +81,8 @@ class Answer:
         self.turn = Turn()
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
-        self.started_at = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self.started_at = self._now()
         self._gateway = gateway
         self._config, self._vocabulary = gateway.config, gateway.vocabulary
         self._parser = prepared.prompt.parser(
@@ -69,6 +91,7 @@ class Answer:
         self._stops = StopStrings(prepared.ask.stop) if prepared.ask.stop else None
         start = prepared.prompt.start
         self._thinks = prepared.prompt.thinking and start in (None, "reasoning")
+        self._trace = prepared.ask.trace
         self._loops = LoopDetector()
         self._budget = self._make_budget()
         self._content = ""
@@ -78,6 +101,9 @@ class Answer:
         self._min_tokens = 0
         self._num_failures = 0
         self._has_said_cached = False
+        self._has_enough = False
+        """Of the stretch that is being decoded."""
+        self._listener: Listener
 
     def _make_budget(self) -> ThinkingBudget | None:
         asked, own = self.prepared.ask.thinking_budget, self._config.thinking_budget
@@ -114,54 +140,45 @@ class Answer:
     # --- the life of an answer -----------------------------------------------------------------
 
     def open(self) -> None:
-        """Count as running and open the record; to be followed by :meth:`events` at once.
+        """Count as running and open the record; to be followed by :meth:`run` at once.
 
         Raises:
             KeyConflictError: the idempotency key belongs to another request, or is being answered.
         """
         self._record = self._gateway.open_record(self)
 
-    async def events(self) -> AsyncGenerator[list[Event], None]:
-        """What the model says, in batches as it comes.
+    async def run(self, listener: Listener) -> None:
+        """Have the listener hear what the model says, as it comes.
 
         Raises:
             UpstreamError: the upstream failed for good.
             UpstreamStallError: it fell silent, twice.
         """
-        is_whole = False
+        self._listener, is_whole = listener, False
         try:
-            resumed = self._resume()
-            if resumed:
-                yield resumed
+            self._say(self._resume())
             while self._finish is None:
-                async for batch in self._stretch():
-                    yield batch
+                await self._stretch()
                 if self._finish is not None and self._may_recover():
-                    events = self._recover()
-                    if events:
-                        yield events
-            last = self._end()
+                    self._say(self._recover())
+            self._say(self._end())
             is_whole = True
-            if last:
-                yield last
+            if self._trace is not None:
+                self._trace.answered(self)
         except (UpstreamError, UpstreamStallError):
             self.failed = True
             raise
         finally:
             self._gateway.close_record(self, self._record, is_whole=is_whole)
 
-    async def _stretch(self) -> AsyncGenerator[list[Event], None]:
+    async def _stretch(self) -> None:
         """Decode until the turn ends, or until it has to be asked for again."""
-        now = asyncio.get_running_loop().time
+        self._has_enough = False
         try:
-            async with aclosing(self._gateway.upstream.generate(self._generation())) as pieces:
-                async for piece in pieces:
-                    events, goes_on = self._take(piece, now())
-                    if events:
-                        yield events
-                    if not goes_on:
-                        return
-            raise UpstreamError("the upstream ended its stream without saying why")
+            with self._trace.upstream(len(self.sampled)) if self._trace else nullcontext():
+                await self._gateway.upstream.generate(self._generation(), self)
+            if not self._has_enough:
+                raise UpstreamError("the upstream ended its stream without saying why")
         except UpstreamRefusalError:
             raise
         except UpstreamStallError as error:
@@ -190,7 +207,7 @@ class Answer:
             begins = self.sampled[-1] == self._vocabulary.think_close
             constraint = replace(constraint, thinking=False) if begins else None
         return Generation(
-            ids=[*prepared.ids, *self.sampled] if self.sampled else prepared.ids,
+            ids=prepared.ids + array("I", self.sampled) if self.sampled else prepared.ids,
             max_tokens=prepared.max_tokens - len(self.sampled),
             temperature=prepared.sampling.temperature,
             top_p=prepared.sampling.top_p,
@@ -203,34 +220,48 @@ class Answer:
 
     # --- tokens --------------------------------------------------------------------------------
 
-    def _take(self, piece: Piece, now: float) -> tuple[list[Event], bool]:
-        """Some more tokens: what they say, and whether the stretch goes on."""
+    def take(self, piece: Piece) -> bool:
+        """Some more tokens: write them down, say what they say; False: enough of this stretch."""
         if piece.cached_tokens is not None and not self._has_said_cached:
             self._has_said_cached = True
             self.num_cached_tokens = min(piece.cached_tokens, len(self.prepared.ids))
-        ids = piece.ids
-        if not ids:
-            return self._finished([], piece.finish)
-        self._time(len(ids), now)
-        if self._thinks:
-            ids, closing = self._watch_reasoning(ids)
-            if closing:
-                self._keep(ids, piece)
-                return self._said([*ids]) + self._inject([self._vocabulary.think_close]), False
-        self._keep(ids, piece)
-        eos = self._vocabulary.eos
-        if eos in ids:
-            ids = ids[: list(ids).index(eos)]
-            return self._finished(self._said(ids), "stop")
-        return self._finished(self._said(ids), piece.finish)
-
-    def _finished(self, events: list[Event], finish: str | None) -> tuple[list[Event], bool]:
-        if self.stop_string is not None:
+        if self._has_enough:
+            return False
+        ids, finish = piece.ids, piece.finish
+        if ids:
+            self._time(len(ids))
+            if self._thinks:
+                ids, closing = self._watch_reasoning(ids)
+                if closing:
+                    self._keep(ids, piece)
+                    self._say(self._parsed([*ids]))
+                    self._say(self._inject([self._vocabulary.think_close]))
+                    self._has_enough = True
+                    return False
+            self._keep(ids, piece)
+            eos = self._vocabulary.eos
+            if eos in ids:
+                ids, finish = ids[: list(ids).index(eos)], "stop"
+            self._say(self._parsed(ids))
+        if self._stops is not None and self._stops.found is not None:
             finish = "stop"
         elif finish is None and len(self.sampled) >= self.prepared.max_tokens:
             finish = "length"
-        self._finish = finish
-        return events, finish is None
+        self._finish, self._has_enough = finish, finish is not None
+        return finish is None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the listener lags behind."""
+        return self._listener.is_full
+
+    async def drained(self) -> None:
+        """The listener has caught up."""
+        await self._listener.drained()
+
+    def _say(self, events: list[Event]) -> None:
+        if events:
+            self._listener.hear(events)
 
     def _keep(self, ids: Sequence[int], piece: Piece) -> None:
         """Write tokens down, here and in the log, before anybody hears of them."""
@@ -243,13 +274,19 @@ class Answer:
         if self._record is not None:
             self._gateway.write_tokens(self._record, ids, logprobs)
 
-    def _time(self, count: int, now: float) -> None:
-        telemetry = self._gateway.telemetry
+    def _time(self, count: int) -> None:
+        telemetry, now = self._gateway.telemetry, self._now()
         if self.last_token_at is None:
             self.first_token_at = now
             telemetry.first_token_s.observe(now - self.started_at)
         else:
-            telemetry.inter_token_s.observe((now - self.last_token_at) / count, count)
+            gap_s = (now - self.last_token_at) / count
+            if count == 1:
+                telemetry.inter_token_s.observe(gap_s)
+            else:
+                telemetry.inter_token_s.observe_all([gap_s] * count)
+        if self._trace is not None:
+            self._trace.token_came()
         self.last_token_at = now
 
     def _watch_reasoning(self, ids: Sequence[int]) -> tuple[Sequence[int], bool]:
@@ -280,9 +317,9 @@ class Answer:
         """Tokens of ours, which count as sampled."""
         self._thinks = False
         self._keep(ids, Piece(ids, logprobs=[0.0] * len(ids) if self.logprobs else ()))
-        return self._said(ids)
+        return self._parsed(ids)
 
-    def _said(self, ids: Sequence[int]) -> list[Event]:
+    def _parsed(self, ids: Sequence[int]) -> list[Event]:
         events = self._parser.feed(ids)
         if not events:
             return events
@@ -293,8 +330,10 @@ class Answer:
         for event in events:
             if type(event) is ContentDelta:
                 self._content = (self._content + event.text)[-_TAIL_CHARS:]
-            elif type(event) is CallStart:
+            elif type(event) is CallStart or type(event) is CallEnd:
                 self._has_calls = True
+                if self._trace is not None:
+                    self._trace.call(event)
         return events
 
     def _count_leaks(self, ids: Sequence[int], events: Sequence[Event]) -> None:
@@ -382,7 +421,7 @@ class Answer:
             end = next((place for place, number in enumerate(ids) if number in closers), None)
             self.num_reasoning_tokens = len(ids) if end is None else end
             self._thinks = end is None
-        events = self._said(ids[:-1] if ids[-1] == eos else ids)
+        events = self._parsed(ids[:-1] if ids[-1] == eos else ids)
         if record.end is not None:
             self._finish = str(record.end["finish"])
         elif ids[-1] == eos:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.chat import encode_options
 from baleen.protocol.errors import expect_object
 from baleen.server.config import GatewayConfig
 from baleen.server.errors import BadRequestError
+
+if TYPE_CHECKING:
+    from baleen.server.tracing import RequestTrace
 
 Body = dict[str, Any]
 
@@ -47,6 +50,7 @@ class Ask:
     """Whose turns these are; one per API key."""
     key: str = ""
     """Idempotency key; the same request under the same key gets the same answer."""
+    trace: RequestTrace | None = None
     place: Mapping[str, str] = field(default_factory=dict)
     """Episode and turn that a caller names, to join the token log with a sandbox's log."""
 

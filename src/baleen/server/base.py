@@ -2,12 +2,14 @@
 
 An upstream is given token ids and returns token ids. It knows nothing of messages, tools or
 dialects, so one small interface covers a model in this process, vLLM, SGLang, llama-server and a
-script. Closing the stream cancels the generation.
+script. Tokens are pushed, from within the event loop's read where they come from a socket: waking a
+task for each costs more than all else that is done with it. Cancelling the task that generates
+cancels the generation.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -82,6 +84,23 @@ class Capabilities:
     reports_cache: bool = True
 
 
+class Taker(Protocol):
+    """Who is given the tokens of a generation."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether :meth:`drained` is to be awaited before more is handed over."""
+        ...
+
+    def take(self, piece: Piece) -> bool:
+        """Some more tokens; False: enough, the generation ends here."""
+        ...
+
+    async def drained(self) -> None:
+        """There is room again."""
+        ...
+
+
 class Upstream(Protocol):
     """Something that continues token ids."""
 
@@ -93,10 +112,10 @@ class Upstream(Protocol):
         """
         ...
 
-    def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids; the last piece has ``finish``, end-of-sentence is among the ids.
 
-        Closing the generator cancels within one step.
+        Returns behind that piece, or when the taker has enough; cancelling takes one step.
 
         Raises:
             UpstreamError: it cannot be reached, refuses, or breaks off.

@@ -13,6 +13,7 @@ tokens in all. Losing one costs time and a report, never correctness.
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,10 @@ class Entry:
     messages: Sequence[Any]
     """As the client sent them."""
     options: Mapping[str, Any]
-    ids: list[int]
+    ids: array[int]
     """Prompt and answer: what the upstream has computed."""
+    num_prompt: int
+    """How many of the ids are the prompt's."""
     before: str = ""
     """Key of the entry that this one went on from."""
 
@@ -79,7 +82,8 @@ class Conversations:
         self,
         ask: Ask,
         prompt: Prompt,
-        ids: list[int],
+        ids: array[int],
+        num_prompt: int,
         turn: Turn,
         before: Entry | None,
     ) -> None:
@@ -89,7 +93,8 @@ class Conversations:
         if before is not None and before.before:
             self._drop(before.before)
         self._drop(key)
-        entry = Entry(key, prompt, ask.messages, ask.options, ids, before.key if before else "")
+        follows = before.key if before else ""
+        entry = Entry(key, prompt, ask.messages, ask.options, ids, num_prompt, follows)
         self._entries[key] = entry
         self._num_tokens += len(ids)
         while len(self._entries) > _MAX_ENTRIES or self._num_tokens > _MAX_TOKENS:
@@ -116,7 +121,9 @@ def _key(scope: str, call_id: Any, content: str, index: int) -> str:
 
 
 def num_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences have in common at their beginning."""
+    """How many ids two sequences have in common at their beginning; arrays are compared fastest."""
+    if type(first) is not type(second):
+        first, second = array("I", first), array("I", second)
     low, high = 0, min(len(first), len(second))
     if (first if len(first) == high else first[:high]) == second[:high]:
         return high

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from json import dumps
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -20,7 +19,10 @@ from baleen.server.ask import Ask
 from baleen.server.errors import ServerError
 from baleen.server.gateway import Gateway
 from baleen.server.prepared import Prepared
-from baleen.server.sse import EventStream, KeepAlive
+from baleen.server.sse import EventStream, KeepAlive, WholeResponse
+
+if TYPE_CHECKING:
+    from baleen.server.tracing import RequestTrace
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Call:
     request: BaseRequest
     body: dict[str, Any]
     scope: str
+    trace: RequestTrace | None = None
 
 
 class Writer(Protocol):
@@ -91,14 +94,24 @@ class AnswerDoor:
         answer.open()
         if prepared.ask.stream:
             return await self._stream(call, answer, writer, headers)
-        async with aclosing(answer.events()) as batches:
-            async for batch in batches:
-                writer.feed(batch)
-        return web.Response(
-            text=dumps(writer.whole(), ensure_ascii=False),
-            content_type="application/json",
-            headers=headers,
-        )
+        return await self._whole(call, answer, writer, headers)
+
+    async def _whole(
+        self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        response = WholeResponse(call.request, headers, self._keep_alive)
+        try:
+            await answer.run(_Collector(writer))
+        except BaleenError as error:
+            if not response.has_begun:
+                raise
+            _log.warning("%s broke off: %s", answer.id, error)
+            if call.trace is not None:
+                call.trace.failed(error)
+            return await response.finish(dumps(self.error_body(*describe(error))))
+        finally:
+            response.discard()
+        return await response.finish(dumps(writer.whole(), ensure_ascii=False))
 
     async def _stream(
         self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]
@@ -107,31 +120,32 @@ class AnswerDoor:
         stream = EventStream(headers, self._keep_alive, self.silence)
         response: web.StreamResponse | None = None
         try:
-            async with aclosing(answer.events()) as batches:
-                response = await stream.open(call.request)
-                await stream.write(writer.begin())
-                async for batch in batches:
-                    if text := writer.feed(batch):
-                        await stream.write(text)
-            await stream.write(writer.finish())
+            response = await stream.open(call.request)
+            stream.write(writer.begin())
+            await answer.run(_Speaker(stream, writer))
+            stream.write(writer.finish())
             await stream.close()
         except (asyncio.CancelledError, ConnectionError):
             stream.discard()
             self.gateway.telemetry.disconnects.add()
+            if call.trace is not None:
+                call.trace.failed(ConnectionResetError("the client has left"))
             raise
         except BaleenError as error:
             if response is None:
                 raise
             status, described = describe(error)
             _log.warning("%s broke off: %s", answer.id, error)
-            await stream.write(writer.failed(status, described))
+            if call.trace is not None:
+                call.trace.failed(error)
+            stream.write(writer.failed(status, described))
             await stream.close()
         return response
 
     def scoped(self, ask: Ask, call: Call) -> Ask:
         """An ask with what its HTTP request says beside the body."""
         headers = call.request.headers
-        ask.scope = call.scope
+        ask.scope, ask.trace = call.scope, call.trace
         ask.key = headers.get("idempotency-key", "")
         ask.place = {
             name: value
@@ -139,6 +153,43 @@ class AnswerDoor:
             if (value := headers.get(f"x-baleen-{name}")) is not None
         }
         return ask
+
+
+class _Collector:
+    """Listens for a client that wants the answer whole."""
+
+    is_full = False
+
+    def __init__(self, writer: Writer) -> None:
+        self._feed = writer.feed
+
+    def hear(self, events: list[Event]) -> None:
+        """The writer notes what it needs for the whole."""
+        self._feed(events)
+
+    async def drained(self) -> None:
+        """There is always room."""
+
+
+class _Speaker:
+    """Listens for a client that wants to hear it as it comes."""
+
+    def __init__(self, stream: EventStream, writer: Writer) -> None:
+        self._stream, self._feed = stream, writer.feed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._stream.is_full
+
+    def hear(self, events: list[Event]) -> None:
+        """Send what the events become in the client's dialect."""
+        if text := self._feed(events):
+            self._stream.write(text)
+
+    async def drained(self) -> None:
+        """The client has caught up."""
+        await self._stream.drained()
 
 
 def describe(error: BaleenError) -> tuple[int, dict[str, Any]]:

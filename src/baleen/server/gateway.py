@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.replay import ReplayStore
 from baleen.server.answer import Answer
@@ -21,7 +21,11 @@ from baleen.server.prepared import Prepared, Preparer
 from baleen.server.response_store import ResponseStore
 from baleen.server.telemetry import Telemetry
 from baleen.server.token_log import Recorded, TokenLog, about
+from baleen.server.tracing import Tracing
 from baleen.server.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +33,18 @@ _log = logging.getLogger(__name__)
 class Gateway:
     """Answers requests; :meth:`open` before, :meth:`close` after."""
 
-    def __init__(self, config: GatewayConfig, tokenizer: Any, upstream: Upstream) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        tokenizer: Any,
+        upstream: Upstream,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.config, self.tokenizer, self.upstream = config, tokenizer, upstream
         self.vocabulary = Vocabulary(tokenizer, config.revision)
         self.running: set[Answer] = set()
         self.is_draining = False
+        self.tracing = Tracing(tracer, config.model_name) if tracer is not None else None
         self.telemetry = Telemetry(config.model_name, lambda: len(self.running))
         self.conversations = Conversations()
         folder = config.state_dir
@@ -94,7 +105,13 @@ class Gateway:
                 f"{len(self.running)} answers are being generated, which is the limit",
                 remedy="ask again later",
             )
-        return self.preparer.prepare(ask, (await self.capabilities()).context_tokens)
+        context_tokens = (await self.capabilities()).context_tokens
+        if ask.trace is None:
+            return self.preparer.prepare(ask, context_tokens)
+        with ask.trace.encoding():
+            prepared = self.preparer.prepare(ask, context_tokens)
+        ask.trace.encoded(prepared)
+        return prepared
 
     def answer(self, prepared: Prepared, answer_id: str) -> Answer:
         """A new answer; it is counted as running until its events have ended."""
@@ -194,8 +211,14 @@ class Gateway:
         except sqlite3.Error as error:
             self._note_store_error(error)
         if prepared.prompt.start is None and not turn.incomplete_calls:
-            ids = [*prepared.ids, *answer.sampled]
-            self.conversations.remember(prepared.ask, prepared.prompt, ids, turn, prepared.before)
+            self.conversations.remember(
+                prepared.ask,
+                prepared.prompt,
+                prepared.ids + array("I", answer.sampled),
+                len(prepared.ids),
+                turn,
+                prepared.before,
+            )
 
     def _count(self, answer: Answer) -> None:
         telemetry, turn = self.telemetry, answer.turn
@@ -219,6 +242,7 @@ class Gateway:
             telemetry.repairs.add(number, str(kind))
         if answer.stall is not None:
             telemetry.stalls.add(1, answer.stall)
+        telemetry.registry.fold()
 
 
 def new_id(prefix: str) -> str:
@@ -230,5 +254,5 @@ def _digest(prepared: Prepared) -> str:
     ask = prepared.ask
     head = (ask.scope, prepared.sampling, prepared.max_tokens, ask.seed, ask.stop, ask.top_logprobs)
     digest = hashlib.blake2b(repr(head).encode(), digest_size=16)
-    digest.update(array("I", prepared.ids).tobytes())
+    digest.update(prepared.ids)
     return digest.hexdigest()

@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from baleen.errors import BaleenError
+from baleen.server.connection import Connector
 from baleen.server.door import Call, describe
 from baleen.server.doors.chat import ChatDoor
 from baleen.server.doors.completions import CompletionsDoor
@@ -28,7 +28,6 @@ from baleen.server.errors import (
     BadRequestError,
     NoSuchPathError,
     NotAuthorizedError,
-    OverloadedError,
     ServerError,
     SlowClientError,
     TooLargeError,
@@ -40,10 +39,6 @@ from baleen.server.sse import KeepAlive
 _log = logging.getLogger(__name__)
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/metrics"})
 """Paths that need no key: they show numbers, never what was said."""
-
-_LINGER_S: Final = 1.0
-"""What a refused body may go on sending, so that its sender comes to read the refusal."""
-_IDLE_S: Final = 75.0
 
 Handle = Callable[[Call], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[int, dict[str, Any]], dict[str, Any]]
@@ -97,7 +92,7 @@ class HttpServer:
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port."""
         self._ticker = asyncio.create_task(self._keep_alive.run())
-        server = _Listener(
+        server = Connector(
             self._handle,
             limit=self.gateway.config.max_connections,
             patience_s=self.gateway.config.body_timeout_s,
@@ -129,6 +124,8 @@ class HttpServer:
             # Only models have names below their path.
             is_model = request.path.startswith("/v1/models/")
             route = self._routes["/v1/models/"] if is_model else None
+        tracing = self.gateway.tracing
+        trace = tracing.begin(request.path, request.headers) if tracing is not None else None
         try:
             if route is None:
                 raise NoSuchPathError(
@@ -139,14 +136,19 @@ class HttpServer:
                 raise WrongMethodError(f"{request.path} takes {route.method}")
             scope = self._authorize(request)
             body = await self._body(request) if route.method == "POST" else {}
-            return await route.handle(Call(request, body, scope))
+            return await route.handle(Call(request, body, scope, trace))
         except BaleenError as error:
+            if trace is not None:
+                trace.failed(error)
             return self._refuse(request, route, error)
         except (ConnectionError, web.HTTPException):
             raise
         except Exception:
             _log.exception("%s failed", request.path)
             return self._refuse(request, route, ServerError("the gateway failed; its log has more"))
+        finally:
+            if trace is not None:
+                trace.end()
 
     def _refuse(
         self, request: BaseRequest, route: Route | None, error: BaleenError
@@ -224,59 +226,3 @@ def _json_object(data: bytes) -> dict[str, Any]:
 def _scope(key: str) -> str:
     """A name for a key's turns that does not give the key away."""
     return hashlib.sha256(f"baleen scope {key}".encode()).hexdigest()[:16]
-
-
-class _Listener(web.Server):
-    """Makes a connection's protocol: bounded in number, impatient with slow headers."""
-
-    def __init__(self, handler: Any, *, limit: int, patience_s: float) -> None:
-        super().__init__(handler, handler_cancellation=True, access_log=None)
-        self._limit, self._patience_s = limit, patience_s
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(
-            self,
-            self._limit,
-            self._patience_s,
-            loop=self._loop,
-            access_log=None,
-            lingering_time=_LINGER_S,
-            keepalive_timeout=_IDLE_S,
-        )
-
-
-class _Connection(RequestHandler):
-    """One connection; it has to ask for something in time, or it is closed."""
-
-    __slots__ = ("_limit", "_patience", "_patience_s")
-
-    def __init__(self, server: _Listener, limit: int, patience_s: float, **options: Any) -> None:
-        super().__init__(server, **options)
-        self._limit, self._patience_s = limit, patience_s
-        self._patience: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        """A client has come; one too many is sent away at once."""
-        super().connection_made(transport)
-        if self._manager is not None and len(self._manager.connections) > self._limit:
-            _status, described = describe(OverloadedError("too many connections"))
-            text = json.dumps({"error": described})
-            transport.write(
-                b"HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\n"
-                b"retry-after: 1\r\nconnection: close\r\ncontent-length: "
-                + f"{len(text)}\r\n\r\n{text}".encode()
-            )
-            transport.close()
-            return
-        self._patience = self._loop.call_later(self._patience_s, self._give_up)
-
-    def _give_up(self) -> None:
-        """No request has begun on this connection."""
-        if self._current_request is None and self._request_count == 0 and self.transport:
-            self.transport.close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has gone."""
-        if self._patience is not None:
-            self._patience.cancel()
-        super().connection_lost(exc)

@@ -1,6 +1,7 @@
 """Counters, gauges and histograms, written in Prometheus' text format.
 
-Updating one is an addition in a dict; nothing is formatted before it is asked for.
+Updating one is an addition in a dict or an append to a list; nothing is sorted into buckets or
+formatted before it is asked for.
 """
 
 from __future__ import annotations
@@ -52,14 +53,22 @@ class Histogram:
         self.name, self.help, self.bounds = name, help_text, tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
+        self._new: list[float] = []
+        self.observe = self._new.append
+        """Note a value; it is counted when :meth:`fold` is called, or when somebody looks."""
+        self.observe_all = self._new.extend
 
-    def observe(self, value: float, times: int = 1) -> None:
-        """Count a value, or the same value several times."""
-        self.counts[bisect_left(self.bounds, value)] += times
-        self.total += value * times
+    def fold(self) -> None:
+        """Count what was noted."""
+        counts, bounds = self.counts, self.bounds
+        for value in self._new:
+            counts[bisect_left(bounds, value)] += 1
+        self.total += sum(self._new)
+        self._new.clear()
 
     def quantile(self, share: float) -> float:
         """The bound below which this share of the values lies; 0 without values."""
+        self.fold()
         wanted, seen = share * sum(self.counts), 0
         for bound, count in zip((*self.bounds, self.bounds[-1]), self.counts, strict=True):
             seen += count
@@ -69,6 +78,7 @@ class Histogram:
 
     def lines(self, common: str) -> Iterator[str]:
         """The samples in text format."""
+        self.fold()
         seen = 0
         for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
             seen += count
@@ -100,6 +110,12 @@ class Registry:
         """A new histogram."""
         self._metrics.append(made := Histogram(name, help_text, bounds))
         return made
+
+    def fold(self) -> None:
+        """Sort what was noted into buckets, so that it takes no more room."""
+        for metric in self._metrics:
+            if isinstance(metric, Histogram):
+                metric.fold()
 
     def text(self) -> str:
         """Everything, in text format."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
 from baleen.protocol import Encoder, Prompt
 from baleen.protocol.replay import ReplayStore
+from baleen.protocol.tokenizing import encoder_for
 from baleen.server.ask import Ask
 from baleen.server.base import Constraint
 from baleen.server.config import GatewayConfig
@@ -29,7 +31,7 @@ class Prepared:
 
     ask: Ask
     prompt: Prompt
-    ids: list[int]
+    ids: array[int]
     max_tokens: int
     sampling: Sampling
     constraint: Constraint | None
@@ -76,7 +78,7 @@ class Preparer:
         before = self._conversations.find(ask)
         prompt = self._encode(ask, before, restoring)
         self._check_reasoning(restoring)
-        ids = prompt.token_ids(self._tokenizer)
+        ids = self._ids(prompt, before)
         check_context(ask, len(ids), context_tokens)
         prepared = Prepared(
             ask=ask,
@@ -99,6 +101,13 @@ class Preparer:
         return self.encoder.encode(
             ask.messages, **ask.options, continue_final=ask.continues, restore=restoring
         )
+
+    def _ids(self, prompt: Prompt, before: Entry | None) -> array[int]:
+        """Ids of a prompt; those of a prompt that it goes on from are copied, not made again."""
+        if before is not None and prompt.parent is before.prompt:
+            new = encoder_for(self._tokenizer).encode(prompt.new_segments, prompt.sampled)
+            return before.ids[: before.num_prompt] + array("I", new)
+        return array("I", prompt.token_ids(self._tokenizer))
 
     def _check_reasoning(self, restoring: Restoring) -> None:
         telemetry = self._telemetry
@@ -142,7 +151,9 @@ class Preparer:
         if before is None:
             return
         reusable = len(before.ids)
-        reused = num_shared(before.ids, prepared.ids)
+        # What a prompt goes on from it begins with, so only what lies behind needs comparing.
+        known = before.num_prompt if prepared.prompt.parent is before.prompt else 0
+        reused = known + num_shared(before.ids[known:], prepared.ids[known:])
         self._telemetry.reusable.add(reusable)
         self._telemetry.reused.add(reused)
         if reused < reusable:

@@ -51,12 +51,13 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
     try:
         from baleen.server.gateway import Gateway
         from baleen.server.http import HttpServer
+        from baleen.server.tracing import tracer_from_environment
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serving needs {error.name}", remedy="pip install 'baleen[serve]'"
         ) from error
     upstream, tokenizer = await _open(options)
-    server = HttpServer(Gateway(options.config, tokenizer, upstream))
+    server = HttpServer(Gateway(options.config, tokenizer, upstream, tracer_from_environment()))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,8 @@
-"""Server-sent events to one client: written at once, kept alive in silence."""
+"""Server-sent events to one client: written at once, kept alive in silence.
+
+Events go straight to the connection, chunk by chunk, without a task switch: there is one write for
+what one read of the upstream has brought.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from json.encoder import encode_basestring as quote
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+
+from baleen.server.connection import Connection
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -32,18 +38,44 @@ class EventStream:
         self._response = web.StreamResponse(headers={**HEADERS, **headers})
         self._keep_alive, self._silence = keep_alive, silence
         self._now = asyncio.get_running_loop().time
+        self._connection: Connection
+        self._transport: asyncio.Transport
+        self._is_chunked = True
         self.last_write = self._now()
 
     async def open(self, request: BaseRequest) -> web.StreamResponse:
         """Send the headers."""
+        assert isinstance(request.protocol, Connection), "the server makes its connections so"
+        if request.transport is None:
+            raise ConnectionResetError("the client has left")
+        self._connection, self._transport = request.protocol, request.transport
+        self._is_chunked = request.version >= HttpVersion11
+        if self._is_chunked:
+            self._response.enable_chunked_encoding()
         await self._response.prepare(request)
         self._keep_alive.streams.add(self)
         return self._response
 
-    async def write(self, text: str) -> None:
-        """Send whole events; waits while the client reads too slowly."""
+    def write(self, text: str) -> None:
+        """Send whole events; look at :attr:`is_full` between them."""
         self.last_write = self._now()
-        await self._response.write(text.encode("utf-8", "replace"))
+        self._send(text.encode("utf-8", "replace"))
+
+    def _send(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._transport.write(data)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads so slowly that writing should wait."""
+        return self._connection.is_full
+
+    async def drained(self) -> None:
+        """The client has read enough to go on, or has left."""
+        await self._connection.drained()
 
     async def close(self) -> None:
         """End the response."""
@@ -54,16 +86,66 @@ class EventStream:
         """The client is gone."""
         self._keep_alive.streams.discard(self)
 
-    def is_silent(self, silence_s: float) -> bool:
-        """Whether nothing has been said for so long."""
-        return self._now() - self.last_write >= silence_s
+    async def keep_alive(self, silence_s: float) -> None:
+        """Say something that means nothing, if nothing has been said for so long."""
+        if self._now() - self.last_write >= silence_s:
+            self.last_write = self._now()
+            if not self.is_full:
+                self._send(self._silence)
 
-    async def keep_alive(self) -> None:
-        """Say something that means nothing; a client that does not read is not waited for."""
-        self.last_write = self._now()
-        with suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(0.1):
-                await self._response.write(self._silence)
+
+class WholeResponse:
+    """One JSON object, kept alive until it is there.
+
+    A client or a proxy between gives up a connection on which nothing happens. Once nothing has
+    happened for a while, the response therefore begins, with line ends, which JSON may begin with.
+    What goes wrong behind that point can no longer be told by a status: the object is the error.
+    """
+
+    def __init__(
+        self, request: BaseRequest, headers: Mapping[str, str], keep_alive: KeepAlive
+    ) -> None:
+        self._request, self._headers = request, dict(headers)
+        self._keep_alive = keep_alive
+        self._now = asyncio.get_running_loop().time
+        self._last_write = self._now()
+        self._response: web.StreamResponse | None = None
+        self._lock = asyncio.Lock()
+        keep_alive.streams.add(self)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether status and headers are out."""
+        return self._response is not None
+
+    async def keep_alive(self, silence_s: float) -> None:
+        """Send a line end, if nothing has been sent for so long."""
+        if self._now() - self._last_write < silence_s:
+            return
+        async with self._lock:
+            self._last_write = self._now()
+            with suppress(ConnectionError):
+                if self._response is None:
+                    self._response = web.StreamResponse(headers=self._headers)
+                    self._response.content_type = "application/json"
+                    await self._response.prepare(self._request)
+                await self._response.write(b"\n")
+
+    async def finish(self, text: str) -> web.StreamResponse:
+        """Send the object."""
+        self.discard()
+        async with self._lock:
+            if self._response is None:
+                return web.Response(
+                    text=text, content_type="application/json", headers=self._headers
+                )
+            await self._response.write(text.encode("utf-8", "replace"))
+            await self._response.write_eof()
+            return self._response
+
+    def discard(self) -> None:
+        """Nothing more is to be sent to keep it alive."""
+        self._keep_alive.streams.discard(self)
 
 
 class KeepAlive:
@@ -71,11 +153,11 @@ class KeepAlive:
 
     def __init__(self, silence_s: float) -> None:
         self.silence_s = silence_s
-        self.streams: WeakSet[EventStream] = WeakSet()
+        self.streams: WeakSet[EventStream | WholeResponse] = WeakSet()
 
     async def run(self) -> None:
         """Look at every stream, several times per period; runs until cancelled."""
         while True:
             await asyncio.sleep(self.silence_s / 4)
-            silent = [stream for stream in self.streams if stream.is_silent(self.silence_s)]
-            await asyncio.gather(*(stream.keep_alive() for stream in silent))
+            for stream in list(self.streams):
+                await stream.keep_alive(self.silence_s)

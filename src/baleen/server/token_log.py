@@ -38,6 +38,10 @@ from baleen.server.errors import TokenLogError
 VERSION: Final = 1
 MAGIC: Final = b"BLNTOK\x00" + bytes([VERSION])
 _HEAD: Final = struct.Struct("<IIBI")
+_FRAME: Final = struct.Struct("<II")
+_KIND: Final = struct.Struct("<BI")
+_ONE: Final = struct.Struct("<BIII")
+"""A single token without log-probability, which is what most frames hold."""
 _BEGIN, _TOKENS, _END, _CUT = 1, 2, 3, 4
 _MAX_FILE_BYTES: Final = 64 << 20
 _MAX_BODY_BYTES: Final = 1 << 26
@@ -103,7 +107,11 @@ class TokenLog:
         Raises:
             OSError: the disk is full or the file is gone.
         """
-        self._append(_TOKENS, record.number, _pack(ids, logprobs))
+        if len(ids) == 1 and not logprobs:
+            rest = _ONE.pack(_TOKENS, record.number, 1, ids[0])
+            self._write(_FRAME.pack(len(rest), zlib.crc32(rest)) + rest)
+        else:
+            self._append(_TOKENS, record.number, _pack(ids, logprobs))
         record.ids += ids
         record.logprobs += logprobs
 
@@ -147,8 +155,10 @@ class TokenLog:
         record.end = {"finish": "dropped"}
 
     def _append(self, kind: int, number: int, body: bytes) -> None:
-        rest = struct.pack("<BI", kind, number) + body
-        data = struct.pack("<II", len(rest), zlib.crc32(rest)) + rest
+        rest = _KIND.pack(kind, number) + body
+        self._write(_FRAME.pack(len(rest), zlib.crc32(rest)) + rest)
+
+    def _write(self, data: bytes) -> None:
         written = os.write(self._descriptor, data)
         if written != len(data):
             os.ftruncate(self._descriptor, self._size)

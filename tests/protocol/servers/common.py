@@ -1,5 +1,6 @@
 """What the scripts of this folder share; each drives our plugin by one server's own classes."""
 
+import importlib.util
 import json
 import sys
 import types
@@ -23,6 +24,23 @@ HELD = "1 <"
 """Ends with what may be the beginning of a tag."""
 FUNCTION = types.SimpleNamespace(name="f", parameters=SCHEMA, strict=False)
 TOOLS = [types.SimpleNamespace(type="function", function=FUNCTION)]
+
+
+def real_structural_tag() -> Any:
+    """xgrammar's own class; only the library behind it, which compiles, stays a stand-in.
+
+    It is what both servers take a grammar as, so a tag that it refuses would never reach them.
+    """
+    from protocol_wheels import folder_of
+
+    path = folder_of("xgrammar") / "xgrammar" / "structural_tag.py"
+    spec = importlib.util.spec_from_file_location("structural_tag", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["structural_tag"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # pydantic looks the module up by its name
+    importlib.import_module("xgrammar").StructuralTag = module.StructuralTag
+    return module.StructuralTag
 
 
 class Streamed:

@@ -2,10 +2,8 @@
 
 import enum
 import json
-import sys
-import types
 
-from common import CALL, HELD, TOOLS, Streamed, report
+from common import CALL, HELD, TOOLS, Streamed, real_structural_tag, report
 from protocol_peers import stand_in
 
 for name in ("orjson", "partial_json_parser", "xgrammar"):
@@ -45,13 +43,14 @@ assert plugin.BaleenDetector is FunctionCallParser.ToolCallParserEnum["baleen"]
 assert server().detector.structure_info()("f").begin.endswith('invoke name="f">\n')
 StrictLevel = enum.IntEnum("StrictLevel", ["OFF", "FUNCTION", "PARAMETER"])
 function_call_parser.ToolStrictLevel = StrictLevel
-sys.modules["xgrammar"].StructuralTag = types.SimpleNamespace(model_validate_json=json.loads)
+StructuralTag = real_structural_tag()
 for name, tag in (("baleen", "<｜DSML｜tool_calls>"), ("baleen-v4.1", "<｜DSML｜ calls>")):
     parser = FunctionCallParser(TOOLS, name)
     parser.tool_strict_level = StrictLevel.OFF
     kind, constraint = parser.get_structure_constraint("required", thinking_mode=False)
     assert kind == "structural_tag"
-    assert tag in json.dumps(constraint, ensure_ascii=False), constraint
+    assert isinstance(constraint, StructuralTag)
+    assert tag in constraint.model_dump_json(), constraint
 normal_text, whole = server().parse_non_stream("Hi." + CALL)
 content, calls = streamed("Hi." + CALL)
 assert streamed(HELD)[0] == HELD

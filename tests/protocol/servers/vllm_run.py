@@ -1,13 +1,12 @@
 """Our parsers behind vLLM's own base classes, found by its own plug-in flag."""
 
 import json
-import sys
 import types
 
-from common import CALL, HELD, TOOLS, Streamed, report
+from common import CALL, HELD, TOOLS, Streamed, real_structural_tag, report
 from protocol_peers import _Record, stand_in
 
-for name in ("torch", "xgrammar", "openai", "transformers", "pydantic", "partial_json_parser"):
+for name in ("torch", "xgrammar", "openai", "transformers", "partial_json_parser"):
     stand_in(name, real=set())
 real = {
     "vllm.parser.abstract_parser",
@@ -21,6 +20,7 @@ import vllm.entrypoints.generate.base.protocol as protocol  # noqa: E402
 import vllm.reasoning  # noqa: E402
 import vllm.reasoning.abs_reasoning_parsers as reasoning_parsers  # noqa: E402
 
+# vLLM's own message classes cannot be had alone: their module imports the engine, and that torch.
 for name in (
     *("DeltaFunctionCall", "DeltaMessage", "DeltaToolCall", "ExtractedToolCallInformation"),
     *("FunctionCall", "ToolCall"),
@@ -66,11 +66,10 @@ def streamed(output: str) -> tuple[str, str, Streamed]:
     return reasoning, content, calls
 
 
-tag = types.SimpleNamespace(model_validate_json=json.loads)
-sys.modules["xgrammar"].StructuralTag = tag
+StructuralTag = real_structural_tag()
 constrained = tool_parser_cls(tokenizer).get_structural_tag(request)
-assert constrained["type"] == "structural_tag", constrained
-assert "<｜DSML｜tool_calls>" in json.dumps(constrained, ensure_ascii=False)
+assert isinstance(constrained, StructuralTag), constrained
+assert "<｜DSML｜tool_calls>" in constrained.model_dump_json()
 
 whole = tool_parser_cls(tokenizer).extract_tool_calls("Hi." + CALL, request)
 parser = reasoning_parser_cls(tokenizer)

@@ -294,7 +294,7 @@ impl Agent {
     fn start_helper(&mut self, request: &Value) {
         if let Ok((op, socket)) = Op::start_helper(HELPER, request, &self.spawner) {
             self.ops.insert(HELPER, op);
-            self.helper = Some((Spawner { pid: 0, socket }, request.clone()));
+            self.helper = Some((Spawner { pid: 0, socket, fenced: self.spawner.fenced }, request.clone()));
         }
     }
 
@@ -311,7 +311,7 @@ impl Agent {
         while let Some((pid, _)) = reap_one() {
             if pid == self.spawner.pid {
                 // Something in the box killed it. Its supervisors are ours now; go on with a new one.
-                self.spawner = Spawner::restart(&mut self.procs)?;
+                self.spawner = Spawner::restart(&mut self.procs, self.spawner.fenced)?;
             }
         }
         Ok(())

@@ -5,8 +5,9 @@ after it. Outside calls the mask is free and costs nothing.
 """
 
 from baleen.protocol.grammar.export import Export, to_ebnf, to_structural_tag
-from baleen.protocol.grammar.mask import CallMask, TokenMask, Vocabulary
+from baleen.protocol.grammar.mask import CallMask
 from baleen.protocol.grammar.rules import CallRules
+from baleen.protocol.grammar.vocabulary import TokenMask, Vocabulary
 
 __all__ = [
     "CallMask",

@@ -52,7 +52,9 @@ class Automaton:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._after_byte: dict[tuple[State, int], State] = {}
+        self._after_byte: dict[State, dict[int, State]] = {}
+        self._states: dict[State, State] = {}
+        self._num_steps = 0
 
     def start(self, symbols: Sequence[Symbol]) -> State:
         """The state before a sequence of symbols."""
@@ -79,14 +81,24 @@ class Automaton:
 
     def after_byte(self, state: State, byte: int) -> State:
         """The state after one byte; empty if it may not come."""
-        key = (state, byte)
-        known = self._after_byte.get(key)
+        steps = self._after_byte.get(state)
+        if steps is None:
+            steps = self._after_byte[state] = {}
+        known = steps.get(byte)
         if known is None:
-            if len(self._after_byte) >= _MAX_STEPS:
+            if self._num_steps >= _MAX_STEPS:
                 self._after_byte.clear()
+                self._states.clear()
+                self._num_steps = 0
+                steps = self._after_byte[state] = {}
+            self._num_steps += 1
             stacks = [after for stack in state if (after := _read(stack, byte)) is not None]
-            known = self._after_byte[key] = self._closed(stacks)
+            known = steps[byte] = self._kept(self._closed(stacks))
         return known
+
+    def _kept(self, state: State) -> State:
+        """The same object for equal states: looking up an equal one compares whole stacks."""
+        return self._states.setdefault(state, state)
 
     def after_token(self, state: State, token: str) -> State:
         """The state after a special token; empty if it may not come."""

@@ -137,7 +137,7 @@ class ChatWriter:
         answer = self._answer
         if not answer.prepared.ask.returns_ids:
             return {}
-        return {"prompt_token_ids": answer.prepared.ids, "token_ids": answer.sampled}
+        return {"prompt_token_ids": list(answer.prepared.ids), "token_ids": answer.sampled}
 
     def failed(self, status: int, error: dict[str, Any]) -> str:
         """An error event; the stream ends without a finish reason."""

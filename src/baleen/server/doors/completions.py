@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import aclosing
+from contextlib import nullcontext
 from typing import Any
 
 from aiohttp import web
@@ -28,12 +28,14 @@ class CompletionsDoor(AnswerDoor):
         run = await self._run(call)
         if run.is_streamed:
             return await self._stream_run(call, run)
-        async with aclosing(self.gateway.upstream.generate(run.asked)) as pieces:
-            async for piece in pieces:
-                run.take(piece)
-                if run.finish is not None:
-                    break
+        await self._generate(call, run)
         return web.Response(text=json.dumps(run.whole()), content_type="application/json")
+
+    async def _generate(self, call: Call, run: _Run) -> None:
+        with call.trace.upstream(0) if call.trace else nullcontext():
+            await self.gateway.upstream.generate(run.asked, run)
+        if call.trace is not None:
+            call.trace.completed(len(run.asked.ids), len(run.ids), run.finish)
 
     async def _run(self, call: Call) -> _Run:
         body, config = call.body, self.gateway.config
@@ -81,15 +83,12 @@ class CompletionsDoor(AnswerDoor):
     async def _stream_run(self, call: Call, run: _Run) -> web.StreamResponse:
         stream = EventStream({"x-request-id": run.asked.request_id}, self._keep_alive)
         try:
-            async with aclosing(self.gateway.upstream.generate(run.asked)) as pieces:
-                response = await stream.open(call.request)
-                async for piece in pieces:
-                    await stream.write(f"data: {json.dumps(run.chunk(piece))}\n\n")
-                    if run.finish is not None:
-                        break
+            response = await stream.open(call.request)
+            run.stream = stream
+            await self._generate(call, run)
             if run.includes_usage:
-                await stream.write(f"data: {json.dumps(run.usage_chunk())}\n\n")
-            await stream.write("data: [DONE]\n\n")
+                stream.write(f"data: {json.dumps(run.usage_chunk())}\n\n")
+            stream.write("data: [DONE]\n\n")
             await stream.close()
         finally:
             stream.discard()
@@ -97,7 +96,7 @@ class CompletionsDoor(AnswerDoor):
 
 
 class _Run:
-    """One completion while it is being sampled."""
+    """One completion while it is being sampled; takes its tokens."""
 
     def __init__(self, door: CompletionsDoor, asked: Generation, body: dict[str, Any]) -> None:
         gateway = door.gateway
@@ -116,12 +115,31 @@ class _Run:
         self.logprobs: list[float] = []
         self.text = ""
         self.finish: str | None = None
+        self.stream: EventStream | None = None
         self._cached = 0
 
-    def take(self, piece: Piece) -> str:
-        """Some more tokens; returns their text."""
+    @property
+    def is_full(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self.stream is not None and self.stream.is_full
+
+    async def drained(self) -> None:
+        """The client has caught up."""
+        if self.stream is not None:
+            await self.stream.drained()
+
+    def take(self, piece: Piece) -> bool:
+        """Some more tokens; False behind the end."""
         if piece.cached_tokens is not None:
             self._cached = piece.cached_tokens
+        if self.finish is None:
+            text = self._text_of(piece)
+            if self.stream is not None:
+                chunk = self._object(text, piece.ids, piece.logprobs)
+                self.stream.write(f"data: {json.dumps(chunk)}\n\n")
+        return self.finish is None
+
+    def _text_of(self, piece: Piece) -> str:
         self.ids += piece.ids
         self.logprobs += piece.logprobs
         self.finish = piece.finish
@@ -136,11 +154,6 @@ class _Run:
                 text += self._stops.take_rest()
         self.text += text
         return text
-
-    def chunk(self, piece: Piece) -> dict[str, Any]:
-        """One chunk of a stream."""
-        text = self.take(piece)
-        return self._object(text, piece.ids, piece.logprobs)
 
     def whole(self) -> dict[str, Any]:
         """The whole completion."""

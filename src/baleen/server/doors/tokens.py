@@ -24,7 +24,7 @@ class TokensDoor(AnswerDoor):
         if "messages" in call.body:
             ask = self.scoped(read_ask(call.body, self.gateway.config), call)
             prepared = await self.gateway.prepare(ask)
-            ids = prepared.ids
+            ids = list(prepared.ids)
             advice = advise(ask.messages, len(ids), context, encoder)
             more = {"compaction": advice._asdict()}
         else:

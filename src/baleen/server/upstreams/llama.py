@@ -14,14 +14,12 @@ its ways need care, both seen in build 11434:
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 from baleen.protocol import tokens
 from baleen.protocol.pieces import table_for
-from baleen.server.base import Capabilities, Generation, Piece
+from baleen.server.base import Capabilities, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.gbnf import Gbnf
 from baleen.server.upstreams.http_client import EngineClient
@@ -58,50 +56,24 @@ class LlamaUpstream:
         name = f"llama-server {props.get('build_info', '')}".strip()
         return Capabilities(name, context, calls_grammar=True, json_grammar=True)
 
-    async def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids; what cannot be had in one request is asked for in several."""
-        stretch = self._next_stretch(asked, withheld=False)
+        withheld = False
         while True:
-            ids, withheld = list(asked.ids), False
+            stretch = _Stretch(asked, taker, self._think_close)
+            body = self._body_of_stretch(asked, withheld=withheld)
+            withheld = False
             try:
-                async with aclosing(self._request(stretch)) as pieces:
-                    async for piece in pieces:
-                        piece, turns = self._until_schema(asked, piece)
-                        ids += piece.ids
-                        if turns:
-                            yield piece
-                            asked = _behind_reasoning(asked)
-                            break
-                        if len(ids) >= _end(asked) and piece.finish is None:
-                            piece = piece._replace(finish="length")
-                        is_over = piece.finish == "stop" or len(ids) >= _end(asked)
-                        yield piece if is_over else piece._replace(finish=None)
-                        if is_over:
-                            return
+                await self._request(body, stretch)
             except WithheldError:
                 if asked.constraint is not None and asked.constraint.has_calls:
                     raise  # a grammar cannot be entered in the middle
                 withheld = True
-            num_new = len(ids) - len(asked.ids)
-            asked = replace(
-                asked,
-                ids=ids,
-                max_tokens=asked.max_tokens - num_new,
-                min_tokens=max(0, asked.min_tokens - num_new),
-            )
-            stretch = self._next_stretch(asked, withheld=withheld)
+            if stretch.is_over:
+                return
+            asked = stretch.rest()
 
-    def _until_schema(self, asked: Generation, piece: Piece) -> tuple[Piece, bool]:
-        """A piece up to where a JSON schema begins to hold, and whether it does."""
-        constraint, closer = asked.constraint, self._think_close
-        waits = constraint is not None and constraint.thinking and not constraint.has_calls
-        if not waits or closer not in piece.ids:
-            return piece, False
-        end = list(piece.ids).index(closer) + 1
-        cut = Piece(piece.ids[:end], piece.logprobs[:end], None, piece.cached_tokens)
-        return cut._replace(top=piece.top[:end]), True
-
-    def _next_stretch(self, asked: Generation, *, withheld: bool) -> dict[str, Any]:
+    def _body_of_stretch(self, asked: Generation, *, withheld: bool) -> dict[str, Any]:
         """The request for as much as one request can give."""
         body = self.body(asked)
         if asked.min_tokens:
@@ -141,31 +113,35 @@ class LlamaUpstream:
             body.update(self._grammar.fields_for(asked.constraint))
         return body
 
-    async def _request(self, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
+    async def _request(self, body: dict[str, Any], stretch: _Stretch) -> None:
         if not body["stream"]:
-            yield _whole_piece(await self._client.whole(_PATH, body), body.get("n_probs", 0))
+            answer = await self._client.whole(_PATH, body)
+            stretch.take(_whole_piece(answer, body.get("n_probs", 0)))
             return
         seen = 0
-        async with aclosing(self._client.events(_PATH, body)) as batches:
-            async for batch in batches:
-                ids: list[int] = []
-                cached: int | None = None
-                for event in batch:
-                    if "stop_type" in event:
-                        yield Piece(ids, (), _FINISH.get(event["stop_type"], "stop"), cached)
-                        return
-                    if "prompt_progress" in event:
-                        cached = int(event["prompt_progress"]["cache"])
-                        continue
-                    predicted = int(event["tokens_predicted"])
-                    try:
-                        ids += self._ids(event, predicted - seen)
-                    except WithheldError:
-                        yield Piece(ids, (), None, cached)
-                        raise
-                    seen = predicted
-                if ids or cached is not None:
-                    yield Piece(ids, (), None, cached)
+
+        def take(batch: list[dict[str, Any]]) -> bool:
+            nonlocal seen
+            ids: list[int] = []
+            cached: int | None = None
+            for event in batch:
+                if "stop_type" in event:
+                    finish = _FINISH.get(event["stop_type"], "stop")
+                    stretch.take(Piece(ids, (), finish, cached))
+                    return False
+                if "prompt_progress" in event:
+                    cached = int(event["prompt_progress"]["cache"])
+                    continue
+                predicted = int(event["tokens_predicted"])
+                try:
+                    ids += self._ids(event, predicted - seen)
+                except WithheldError:
+                    stretch.take(Piece(ids, (), None, cached))
+                    raise
+                seen = predicted
+            return stretch.take(Piece(ids, (), None, cached))
+
+        await self._client.events(_PATH, body, take, stretch.taker)
 
     def _ids(self, event: dict[str, Any], count: int) -> list[int]:
         """The ids that an event stands for, the withheld ones too."""
@@ -179,13 +155,54 @@ class LlamaUpstream:
         await self._client.close()
 
 
-def _behind_reasoning(asked: Generation) -> Generation:
-    assert asked.constraint is not None, "something waits for the end of the reasoning"
-    return replace(asked, constraint=replace(asked.constraint, thinking=False))
+class _Stretch:
+    """What one request gives to an answer that may take several."""
 
+    def __init__(self, asked: Generation, taker: Taker, think_close: int) -> None:
+        self.taker, self.is_over = taker, False
+        self._asked, self._think_close = asked, think_close
+        self._ids = list(asked.ids)
+        self._end = len(asked.ids) + asked.max_tokens
 
-def _end(asked: Generation) -> int:
-    return len(asked.ids) + asked.max_tokens
+    def take(self, piece: Piece) -> bool:
+        """Some more tokens; False: this request has given what it can."""
+        if not (piece.ids or piece.finish or piece.cached_tokens is not None):
+            return True
+        piece, turns = self._until_schema(piece)
+        self._ids += piece.ids
+        if turns:
+            assert self._asked.constraint is not None, "something waits for the reasoning's end"
+            behind = replace(self._asked.constraint, thinking=False)
+            self._asked = replace(self._asked, constraint=behind)
+            self.is_over = not self.taker.take(piece)
+            return False
+        at_end = len(self._ids) >= self._end
+        if at_end and piece.finish is None:
+            piece = piece._replace(finish="length")
+        self.is_over = piece.finish == "stop" or at_end
+        goes_on = self.taker.take(piece if self.is_over else piece._replace(finish=None))
+        self.is_over = self.is_over or not goes_on
+        return not self.is_over
+
+    def _until_schema(self, piece: Piece) -> tuple[Piece, bool]:
+        """A piece up to where a JSON schema begins to hold, and whether it does."""
+        constraint, closer = self._asked.constraint, self._think_close
+        waits = constraint is not None and constraint.thinking and not constraint.has_calls
+        if not waits or closer not in piece.ids:
+            return piece, False
+        end = list(piece.ids).index(closer) + 1
+        cut = Piece(piece.ids[:end], piece.logprobs[:end], None, piece.cached_tokens)
+        return cut._replace(top=piece.top[:end]), True
+
+    def rest(self) -> Generation:
+        """What is still to be asked for."""
+        num_new = len(self._ids) - len(self._asked.ids)
+        return replace(
+            self._asked,
+            ids=self._ids,
+            max_tokens=self._asked.max_tokens - num_new,
+            min_tokens=max(0, self._asked.min_tokens - num_new),
+        )
 
 
 class WithheldError(UpstreamError):

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Final
 
 from baleen.errors import BaleenError, MissingExtraError
-from baleen.server.base import Capabilities, Generation, Piece
+from baleen.server.base import Capabilities, Generation, Piece, Taker
 from baleen.server.conversations import num_shared
 from baleen.server.errors import UpstreamError
 
@@ -60,7 +59,7 @@ class LocalUpstream:
         context = self._engine.config.max_position_embeddings
         return Capabilities(f"baleen engine, {self._engine.name}", context)
 
-    async def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids, a token at a time."""
         async with self._slots:
             session = self._session_for(asked)
@@ -80,7 +79,10 @@ class LocalUpstream:
                 while (item := await pieces.get()) is not None:
                     if isinstance(item, BaseException):
                         raise UpstreamError(f"the model failed: {item}") from item
-                    yield item
+                    if not taker.take(item):
+                        break
+                    if taker.is_full:
+                        await taker.drained()
             finally:
                 cancelled.set()
                 await asyncio.shield(asyncio.to_thread(thread.join))
@@ -103,7 +105,7 @@ class LocalUpstream:
         wants_logprobs = asked.top_logprobs is not None
         reused_before = session.reused_tokens
         try:
-            for token in session.generate(asked.ids, sampling):
+            for token in session.generate(list(asked.ids), sampling):
                 count += 1
                 finish = "length" if count == asked.max_tokens else None
                 cached = session.reused_tokens - reused_before if count == 1 else None

@@ -7,14 +7,16 @@ spelled out, or ids. It is cut into tokens by the real tokenizer, so everything 
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from baleen.protocol import tokens
 from baleen.protocol.segments import Segment
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.base import Capabilities, Generation, Piece
+from baleen.server.base import Capabilities, Generation, Piece, Taker
 from baleen.server.conversations import num_shared
 from baleen.server.errors import UpstreamError, UpstreamStallError
 
@@ -58,7 +60,7 @@ class ScriptedUpstream:
         """Per request: prompt tokens that the earlier requests had not computed."""
         self._context_tokens, self._per_piece = context_tokens, tokens_per_piece
         self._stall_timeout_s = stall_timeout_s
-        self._computed: list[list[int]] = []
+        self._computed: list[array[int]] = []
         self._encoder = encoder_for(tokenizer)
         self._eos = tokenizer.token_to_id(tokens.EOS)
 
@@ -66,7 +68,7 @@ class ScriptedUpstream:
         """It can do everything but constrain."""
         return Capabilities("scripted", self._context_tokens)
 
-    async def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Play the line for a request; what of it is in the prompt already is not said again."""
         self.asked.append(asked)
         line = self.script(asked)
@@ -74,14 +76,18 @@ class ScriptedUpstream:
             line = Line(line)
         ids = self._ids(line, asked)
         cached = self._note_prompt(asked)
-        computed = [*asked.ids]
+        computed = array("I", asked.ids)
         self._computed.append(computed)
         self.num_running += 1
         try:
-            async for piece in self._pieces(line, ids, asked, cached):
-                computed += piece.ids
-                self.num_sampled += len(piece.ids)
-                yield piece
+            async with aclosing(self._pieces(line, ids, asked, cached)) as pieces:
+                async for piece in pieces:
+                    computed.extend(piece.ids)
+                    self.num_sampled += len(piece.ids)
+                    if not taker.take(piece):
+                        return
+                    if taker.is_full:
+                        await taker.drained()
         finally:
             self.num_running -= 1
 

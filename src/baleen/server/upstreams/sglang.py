@@ -7,11 +7,9 @@ told apart by `completion_tokens`.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
-from baleen.server.base import Capabilities, Generation, Piece
+from baleen.server.base import Capabilities, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.structural_tag import structural_tag
@@ -69,18 +67,23 @@ class SglangUpstream:
             body["top_logprobs_num"] = asked.top_logprobs
         return body
 
-    async def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids."""
-        seen = 0
-        async with aclosing(self._client.events(_PATH, self.body(asked))) as batches:
-            async for batch in batches:
-                for event in batch:
-                    piece = _piece(event, seen)
-                    seen += len(piece.ids)
-                    yield piece
-                    if piece.finish is not None:
-                        return
-        raise UpstreamError(f"{self._client.base_url} ended its stream without a reason")
+        seen, is_over = 0, False
+
+        def take(batch: list[dict[str, Any]]) -> bool:
+            nonlocal seen, is_over
+            for event in batch:
+                piece = _piece(event, seen)
+                seen += len(piece.ids)
+                is_over = not taker.take(piece) or piece.finish is not None
+                if is_over:
+                    break
+            return not is_over
+
+        await self._client.events(_PATH, self.body(asked), take, taker)
+        if not is_over:
+            raise UpstreamError(f"{self._client.base_url} ended its stream without a reason")
 
     async def close(self) -> None:
         """Close the connections."""

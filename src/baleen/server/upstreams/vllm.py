@@ -6,11 +6,10 @@ if the server was started with `--enable-prompt-tokens-details`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import Mapping
 from typing import Any
 
-from baleen.server.base import Capabilities, Generation, Piece
+from baleen.server.base import Capabilities, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.structural_tag import structural_tag
@@ -74,19 +73,27 @@ class VllmUpstream:
                 body["structured_outputs"] = {"structural_tag": tag}
         return body
 
-    async def generate(self, asked: Generation) -> AsyncGenerator[Piece, None]:
+    async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids; the finish is told when the usage has come."""
         if self._model is None:
             await self.capabilities()
         finish: str | None = None
-        async with aclosing(self._client.events(_PATH, self.body(asked))) as batches:
-            async for batch in batches:
-                piece, finish = _piece(batch, finish)
-                if piece.ids or piece.cached_tokens is not None:
-                    yield piece
-        if finish is None:
+        goes_on = True
+
+        def take(batch: list[dict[str, Any]]) -> bool:
+            nonlocal finish, goes_on
+            piece, finish = _piece(batch, finish)
+            if piece.ids or piece.cached_tokens is not None:
+                goes_on = taker.take(piece)
+            # The usage comes behind the finish, and an answer that was heard out leaves the
+            # connection fit for the next one.
+            return goes_on or finish is not None
+
+        await self._client.events(_PATH, self.body(asked), take, taker)
+        if finish is None and goes_on:
             raise UpstreamError(f"{self._client.base_url} ended its stream without a reason")
-        yield Piece((), (), finish)
+        if finish is not None:
+            taker.take(Piece((), (), finish))
 
     async def close(self) -> None:
         """Close the connections."""
