@@ -73,6 +73,30 @@ def test_token_by_token_equals_one_call(make_model: Make, stepping: Backend, str
     assert close(torch.cat(steps, dim=1), whole)
 
 
+@pytest.mark.parametrize("weights", ["decoded", "packed"])
+@pytest.mark.parametrize("kv_dtype", ["fp32", "fp8"])
+@pytest.mark.parametrize(("format", "width"), [("fp8", 136), ("fp4", 160)])
+@torch.no_grad()
+def test_tokens_that_come_together_have_the_bits_of_single_steps(
+    make_model: Make, weights: str, kv_dtype: str, format: str, width: int, tmp_path: Path
+) -> None:
+    # widths that are no whole tiles, and tiles of wo_a that reach across its groups
+    shape = {"index_head_dim": 32, "head_dim": 64, "hidden_size": width, "o_lora_rank": 48}
+    make_model(5, **shape).save_pretrained(tmp_path, format=format)
+    model = Transformer.from_pretrained(tmp_path, weights=weights)
+    ids = random_ids(1, 150)
+    single, joint = model.new_state(kv_dtype=kv_dtype), model.new_state(kv_dtype=kv_dtype)
+    steps = [model.streams(token, single) for token in ids.split(1, dim=1)]
+    runs = [model.streams(run, joint) for run in ids.split([2, 3, 5, 16, 1, 4, 9, 10] * 3, 1)]
+    assert torch.equal(torch.cat(runs, dim=1), torch.cat(steps, dim=1))
+    with using(Backend.TORCH):
+        expected = model(ids, model.new_state(kv_dtype=kv_dtype))
+    actual = model.logits(model.readout(torch.cat(steps, dim=1)))
+    slack = 1e-5 if kv_dtype == "fp32" else 0.02
+    error = (actual - expected).abs()
+    assert (error.max() if kv_dtype == "fp32" else error.mean()) <= slack * expected.abs().max()
+
+
 @torch.no_grad()
 def test_a_step_after_weights_changed_uses_the_new_ones(make_model: Make) -> None:
     model, other = make_model(3), make_model(4)

@@ -53,13 +53,22 @@ pub struct LayerArgs {
     pub ring: *mut u8,
 }
 
+/// What joins streams and the next token in front of a draft block. Without `e_proj` there is none.
+#[repr(C)]
+pub struct JoinArgs {
+    pub e_proj: Matrix,
+    pub h_proj: Matrix,
+    pub e_norm: *const f32,
+    pub h_norm: *const f32,
+    /// The streams that the last layer or the last draft left, [count, streams, width].
+    pub streams: *const f32,
+}
+
 #[repr(C)]
 pub struct StepArgs {
     pub layers: *const LayerArgs,
     pub embedding: Matrix,
-    /// The streams in front of the first layer, [count, streams, width], or null to have tokens
-    /// embedded.
-    pub input: *const f32,
+    pub join: JoinArgs,
     /// The streams behind the last layer, [count, streams, width].
     pub out: *mut f32,
     pub tokens: *const i64,
@@ -95,15 +104,7 @@ pub unsafe fn step(a: &StepArgs) -> bool {
     let (n, d) = (a.streams, a.width);
     let mut x = vec![0.0f32; a.count * n * d];
     let mut next = vec![0.0f32; a.count * n * d];
-    if a.input.is_null() {
-        for (t, streams) in x.chunks_mut(n * d).enumerate() {
-            for stream in streams.chunks_mut(d) {
-                a.embedding.row(*a.tokens.add(t) as usize, stream.as_mut_ptr(), d);
-            }
-        }
-    } else {
-        std::ptr::copy_nonoverlapping(a.input, x.as_mut_ptr(), x.len());
-    }
+    enter(a, &mut x);
     let mut scratch = Scratch::new(a);
     for number in 0..a.num_layers {
         let layer = &*a.layers.add(number);
@@ -122,6 +123,41 @@ pub unsafe fn step(a: &StepArgs) -> bool {
     }
     std::ptr::copy_nonoverlapping(x.as_ptr(), a.out, x.len());
     true
+}
+
+/// The streams in front of the first layer: the embedded token in each, or what a draft joins.
+unsafe fn enter(a: &StepArgs, x: &mut [f32]) {
+    let (n, d) = (a.streams, a.width);
+    let mut embedded = vec![0.0f32; a.count * d];
+    for (t, token) in embedded.chunks_mut(d).enumerate() {
+        a.embedding.row(*a.tokens.add(t) as usize, token.as_mut_ptr(), d);
+    }
+    if a.join.e_proj.exists() {
+        let mut projected = vec![0.0f32; a.count * d];
+        normalize(&mut embedded, a.join.e_norm, d, a.norm_eps);
+        apply(a.join.e_proj, &embedded, &mut projected, d, d);
+        let mut streams = std::slice::from_raw_parts(a.join.streams, x.len()).to_vec();
+        normalize(&mut streams, a.join.h_norm, d, a.norm_eps);
+        apply(a.join.h_proj, &streams, x, d, d);
+        embedded = projected;
+    }
+    for (token, streams) in embedded.chunks(d).zip(x.chunks_mut(n * d)) {
+        for stream in streams.chunks_mut(d) {
+            for (sum, part) in stream.iter_mut().zip(token) {
+                *sum += part;
+            }
+        }
+    }
+}
+
+/// RMS norm of each row in place.
+unsafe fn normalize(x: &mut [f32], weight: *const f32, width: usize, eps: f32) {
+    for row in x.chunks_mut(width) {
+        let scale = scale_of(row.as_ptr(), width, eps);
+        for (i, value) in row.iter_mut().enumerate() {
+            *value *= scale * *weight.add(i);
+        }
+    }
 }
 
 /// What flows between the parts of a layer, of each token in turn.
@@ -262,12 +298,7 @@ unsafe fn attention(a: &StepArgs, layer: &LayerArgs, s: &mut Scratch) -> bool {
         place(t).phases_at(a.position + t, phases);
     }
     apply(layer.wq_a, &s.input, &mut s.low, a.q_rank, d);
-    for low in s.low.chunks_mut(a.q_rank) {
-        let scale = scale_of(low.as_ptr(), a.q_rank, a.norm_eps);
-        for (i, value) in low.iter_mut().enumerate() {
-            *value *= scale * *layer.q_norm.add(i);
-        }
-    }
+    normalize(&mut s.low, layer.q_norm, a.q_rank, a.norm_eps);
     apply(layer.wq_b, &s.low, &mut s.q, a.heads * c, a.q_rank);
     turn(&mut s.q, null(), &s.phases, a, c, a.norm_eps, 1.0);
     apply(layer.wkv, &s.input, &mut s.kv, c, d);

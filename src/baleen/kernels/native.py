@@ -133,12 +133,17 @@ class LayerArgs(ctypes.Structure):
     )
 
 
+class JoinArgs(ctypes.Structure):
+    _fields_ = (("e_proj", Matrix), ("h_proj", Matrix), *_fields("e_norm h_norm streams", ""))
+
+
 class StepArgs(ctypes.Structure):
     _fields_ = (
         ("layers", ctypes.POINTER(LayerArgs)),
         ("embedding", Matrix),
+        ("join", JoinArgs),
         *_fields(
-            "input out tokens",
+            "out tokens",
             "count position num_layers width streams iterations heads head_width rope q_rank"
             " groups group_rank window index_heads index_width topk experts experts_per_token"
             " expert_width shared_width kind",

@@ -21,6 +21,7 @@ from baleen.kernels.native import (
     MATRIX_KINDS,
     VECTOR,
     CompressorArgs,
+    JoinArgs,
     LayerArgs,
     Matrix,
     SiteArgs,
@@ -42,10 +43,14 @@ MOST_TOKENS = 16
 
 
 class Decoder:
-    """Holds the addresses of a model's weights between steps, and checks them at each."""
+    """Holds the addresses of a model's weights between steps, and checks them at each.
 
-    def __init__(self, model: Transformer) -> None:
+    Of its layers, or with `drafts` of its MTP block alone.
+    """
+
+    def __init__(self, model: Transformer, drafts: bool = False) -> None:
         self._model = ref(model)  # the model owns this
+        self._drafts = drafts
         self._seen: list[tuple[int, int]] = []
         self._watched: list[tuple[dict[str, Any], str]] = []
         """Where each weight hangs in its module; walking the modules takes longer than a layer."""
@@ -57,15 +62,19 @@ class Decoder:
     def __deepcopy__(self, memo: dict[int, object]) -> Decoder:
         model = self._model()
         assert model is not None, "a decoder does not outlive its model"
-        return Decoder(memo[id(model)])  # type: ignore[arg-type]
+        return Decoder(memo[id(model)], self._drafts)  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[object, ...]:
         model = self._model()
         assert model is not None, "a decoder does not outlive its model"
-        return (Decoder, (model,))
+        return (Decoder, (model, self._drafts))
 
-    def step(self, ids_BT: Tensor, state: State) -> Tensor | None:
+    def step(
+        self, ids_BT: Tensor, state: State, streams_BTNd: Tensor | None = None
+    ) -> Tensor | None:
         """The streams [1, T, N, d] behind the last layer, or None if the call is not for this path.
+
+        A draft takes the streams that `ids_BT` follow.
 
         Raises:
             NumericsError: a score is NaN.
@@ -88,6 +97,9 @@ class Decoder:
         args.tokens, args.count, args.position = ids_BT.data_ptr(), count, position
         out = torch.empty(1, count, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
+        if streams_BTNd is not None:
+            streams_BTNd = streams_BTNd.float().contiguous()
+            args.join.streams = streams_BTNd.data_ptr()
         if not compiled.baleen_step(ctypes.byref(args)):
             raise nan_score()
         for layer in state.layers:
@@ -106,7 +118,8 @@ class Decoder:
         if not self._watched:
             self._watched = [
                 (owner, name)
-                for module in model.modules()
+                for part in (model.embed, *self._blocks(model))
+                for module in part.modules()
                 for owner in _tensors_of(module)
                 for name, weight in owner.items()
                 if weight is not None
@@ -115,18 +128,25 @@ class Decoder:
         seen = [(weight.data_ptr(), weight._version) for weight in weights]
         if seen != self._seen:
             self._seen, self._layers, self._kept = seen, None, []
-            if _suits(model):
+            if _suits(model, self._blocks(model)):
                 self._describe(model)
-        return self._layers is not None and _untouched(model)
+        return self._layers is not None and self._untouched(model)
+
+    def _blocks(self, model: Transformer) -> list[Block]:
+        return list(model.mtp if self._drafts else model.layers)  # type: ignore[arg-type]
 
     def _describe(self, model: Transformer) -> None:
         config, args = model.config, self._args
-        blocks = _blocks(model)
+        blocks = self._blocks(model)
         self._layers = (LayerArgs * len(blocks))()
         for target, block in zip(self._layers, blocks, strict=True):
             self._describe_layer(target, block)
         args.layers = self._layers
         args.embedding = Matrix.of(model.embed.weight)
+        if self._drafts:
+            block: Any = model.mtp[0]
+            norms = self._plain(block.enorm.weight), self._plain(block.hnorm.weight)
+            args.join = JoinArgs(_matrix(block.e_proj), _matrix(block.h_proj), *norms)
         args.num_layers = len(blocks)
         args.width, args.streams = config.hidden_size, config.hc_mult
         args.iterations, args.hc_eps = config.hc_sinkhorn_iters, config.hc_eps
@@ -141,6 +161,18 @@ class Decoder:
         args.expert_width = config.moe_intermediate_size
         args.shared_width = config.moe_intermediate_size * config.n_shared_experts
         args.scaling = config.routed_scaling_factor
+
+    def _untouched(self, model: Transformer) -> bool:
+        """Whether no layer has been told to attend otherwise, as ablations do."""
+        for block in self._blocks(model):
+            attn = block.attn
+            if not attn.sees_blocks or attn.quantize is not None:
+                return False
+            if attn.indexer is not None:
+                if "select" in attn.indexer.__dict__:
+                    return False
+                self._args.topk = attn.indexer.topk
+        return True
 
     def _describe_layer(self, target: LayerArgs, block: Block) -> None:
         attn, ffn, plain = block.attn, block.ffn, self._plain
@@ -191,10 +223,6 @@ class Decoder:
         return plain.data_ptr()
 
 
-def _blocks(model: Transformer) -> list[Block]:
-    return list(model.layers)  # type: ignore[arg-type]
-
-
 def _matrix(linear: nn.Module) -> Matrix:
     if isinstance(linear, StoredLinear):
         return Matrix.of(*linear.stored)
@@ -216,7 +244,7 @@ def _tensors_of(module: nn.Module) -> list[dict[str, Any]]:
     return [module._parameters]
 
 
-def _suits(model: Transformer) -> bool:
+def _suits(model: Transformer, blocks: list[Block]) -> bool:
     """Whether every weight is of a kind, place and width that the native form reads."""
     config = model.config
     widths = (
@@ -232,26 +260,13 @@ def _suits(model: Transformer) -> bool:
         (p.dtype, None) in MATRIX_KINDS and p.device.type == "cpu" and p.is_contiguous()
         for p in model.parameters()
     )
-    stacked = all(type(b.ffn.experts) in (Experts, PackedExperts) for b in _blocks(model))
+    stacked = all(type(b.ffn.experts) in (Experts, PackedExperts) for b in blocks)
     linear = all(type(m) is nn.Linear for m in model.modules() if isinstance(m, nn.Linear))
     mapped = any(isinstance(m, StoredMatrix) and m.mapped for m in model.modules())
     buffers = (b for m in model.modules() for owner in _tensors_of(m)[1:] for b in owner.values())
     whole = all(b is None or (b.device.type == "cpu" and b.is_contiguous()) for b in buffers)
     fits = not any(width % VECTOR for width in widths)
     return plain and stacked and linear and not mapped and whole and fits
-
-
-def _untouched(model: Transformer) -> bool:
-    """Whether no layer has been told to attend otherwise, as ablations do."""
-    for block in _blocks(model):
-        attn = block.attn
-        if not attn.sees_blocks or attn.quantize is not None:
-            return False
-        if attn.indexer is not None:
-            if "select" in attn.indexer.__dict__:
-                return False
-            model._decoder._args.topk = attn.indexer.topk
-    return True
 
 
 def _place_state(target: LayerArgs, layer: LayerState, end: int) -> bool:

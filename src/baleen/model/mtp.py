@@ -85,6 +85,10 @@ def draft(
     block = block_of(model)
     if state is None:
         state = new_draft_state(model, len(next_BT))
+    if counts_B is None and trace is None:
+        stepped = model._drafter.step(next_BT, state, streams_BTNd)
+        if stepped is not None:
+            return Draft(stepped, block.hc_head(stepped, block.norm))
     span = Span.of(state.lengths_B, next_BT.shape[1], counts_B)
     made = block.draft(streams_BTNd, model.embed(next_BT), next_BT, span, state.layers[0], trace)
     state.advance(span)

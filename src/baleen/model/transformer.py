@@ -104,7 +104,7 @@ class Transformer(nn.Module):
             from baleen.model.mtp import MTPBlock  # it is a `Block`, so it imports this file
 
             self.mtp.append(MTPBlock(config))
-        self._decoder = Decoder(self)
+        self._decoder, self._drafter = Decoder(self), Decoder(self, drafts=True)
 
     @classmethod
     def from_pretrained(
