@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from baleen.errors import UsageError
-from baleen.protocol import Encoder, Parser, ToolSchemaError, Turn, parse, tokens
+from baleen.protocol import Encoder, Parser, Turn, parse, tokens
+from baleen.protocol.errors import ToolSchemaError
 from baleen.protocol.events import ArgumentsDelta, CallEnd, CallStart, ContentDelta, ReasoningDelta
 
 TOOLS = [
