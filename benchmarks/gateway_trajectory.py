@@ -36,9 +36,9 @@ from baleen.protocol.replay import ReplayStore
 from baleen.protocol.tokenizing import encoder_for
 from baleen.server.base import Generation
 from baleen.server.config import GatewayConfig
-from baleen.server.conversations import num_shared
 from baleen.server.gateway import Gateway
 from baleen.server.http import HttpServer
+from baleen.server.prefix import num_shared
 from baleen.server.upstreams.scripted import ScriptedUpstream, segments_of
 
 _OTHERS_TURNS = 100

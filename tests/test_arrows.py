@@ -25,6 +25,20 @@ ALLOWED = {
 }
 """Which of our packages a package may import, besides itself and `baleen.errors`."""
 
+SERVER_ROOMS = {
+    "upstreams": set(),
+    "store": set(),
+    "observing": set(),
+    "wire": set(),
+    "requests": {"observing"},
+    "answers": {"requests", "store"},
+    "doors": {"requests", "answers", "wire", "gateway"},
+}
+"""Which rooms of the server a room may import at import time, besides itself."""
+
+SERVER_COMMON = {"base", "config", "errors", "prefix", "vocabulary"}
+"""Files of the server that every room may import."""
+
 HEAVY = {"aiohttp", "torch", "numpy", "safetensors", "tokenizers", "transformers", "matplotlib"}
 LIGHT = {"protocol", "sandbox", "cli", "agent", "assets"}
 """Packages that must import with nothing heavy installed."""
@@ -83,3 +97,18 @@ def test_light_packages_import_nothing_heavy(package: str) -> None:
     for path in sources(package):
         for name in imports(path, top_level=True):
             assert name.split(".")[0] not in HEAVY, (path, name)
+
+
+def test_every_room_of_the_server_has_its_arrows_written_down() -> None:
+    assert {path.parent.name for path in (ROOT / "server").glob("*/__init__.py")} == set(
+        SERVER_ROOMS
+    )
+
+
+@pytest.mark.parametrize("room", sorted(SERVER_ROOMS))
+def test_a_room_of_the_server_imports_only_what_lies_below_it(room: str) -> None:
+    allowed = SERVER_ROOMS[room] | SERVER_COMMON | {room}
+    for path in sources(f"server/{room}"):
+        for name in imports(path, top_level=True):
+            if name.startswith("baleen.server."):
+                assert name.split(".")[2] in allowed, (path, name)

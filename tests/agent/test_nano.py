@@ -25,9 +25,8 @@ def test_every_trained_phrasing_is_within_reach(make: object) -> None:
         "Hello",
         "Tell me a joke.",
         "Write a poem in French.",
-        "What is -5 + 77?",
         "What is 1.5 * 2?",
-        "What is 3 + -4?",
+        "What is -2 * 0.5?",
     ],
 )
 def test_other_questions_are_not(question: str) -> None:

@@ -49,6 +49,7 @@ def test_help_lists_the_verbs_without_importing_them() -> None:
         (["--versoin"], "--version"),
         (["run", "--modle", "x", "q"], "--model"),
         (["view", "--jsn", "x"], "--json"),
+        (["run", "-3 + 4 = ?"], "-- '-3 + 4 = ?'"),
     ],
 )
 def test_a_wrong_name_exits_2_with_the_nearest(

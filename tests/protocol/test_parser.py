@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from baleen.errors import UsageError
 from baleen.protocol import Encoder, Parser, Turn, parse, tokens
+from baleen.protocol.errors import ToolSchemaError
 from baleen.protocol.events import ArgumentsDelta, CallEnd, CallStart, ContentDelta, ReasoningDelta
 
 TOOLS = [
@@ -248,3 +249,19 @@ def test_wrong_use_is_refused(tokenizer: Tokenizer) -> None:
     parser.finish()
     with pytest.raises(UsageError):
         parser.feed("more")
+
+
+@pytest.mark.parametrize(
+    ("tools", "place"),
+    [
+        ("f", "str"),
+        ({"name": "f"}, "dict"),
+        ([{"name": "f", "parameters": {}}], "tools[0].function"),
+        (["f"], "tools[0]"),
+        ([{"type": "function", "function": {"name": 3}}], "tools[0].function.name"),
+    ],
+)
+def test_tools_that_could_type_nothing_are_refused(tools: Any, place: str) -> None:
+    with pytest.raises(ToolSchemaError) as refused:
+        Parser(tools)
+    assert place in refused.value.message

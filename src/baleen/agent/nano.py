@@ -11,15 +11,15 @@ LIMITS = Limits(max_turns=8, max_tokens=2_048, max_turn_tokens=384, deadline_s=3
 
 ABILITIES = (
     "the bundled checkpoint is small: it looks up a value in mounted files "
-    '("Which port does staging use?") and does arithmetic with two whole numbers, none negative '
+    '("Which port does staging use?") and does arithmetic with two whole numbers '
     '("What is 4821 * 37?"); '
     "for anything else give --model URL or --model DIR"
 )
 
 _ARITHMETIC = re.compile(
-    r"(?<![-.\d])\d+\s*(?:[-+*/]|plus|minus|times)\s*\d+(?!\.?\d)", re.IGNORECASE
+    r"(?<![.\d])\d+\s*(?:[-+*/]|plus|minus|times)\s*-?\d+(?!\.?\d)", re.IGNORECASE
 )
-"""Training drew no negative number and no fraction, and the checkpoint misreads both."""
+"""Training drew no fraction, and the checkpoint misreads it."""
 _LOOK_UP = re.compile(
     r"\b(?:which|what)\s\S+\s(?:does|has|is set for)\s"  # Which port does staging use?
     r"|\S+ (?:of|for) \S+[.?]?$"  # What is the port of staging?

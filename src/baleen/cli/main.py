@@ -98,7 +98,11 @@ def main(args: list[str] | None = None) -> int:
         code = cli.main(arguments, prog_name="baleen", standalone_mode=False)
     except click.ClickException as error:
         return _fail(
-            "usage", error.format_message(), _usage_remedy(error), error.exit_code, arguments
+            "usage",
+            error.format_message(),
+            _usage_remedy(error, arguments),
+            error.exit_code,
+            arguments,
         )
     except (KeyboardInterrupt, click.Abort):
         click.echo("baleen: interrupted", err=True)
@@ -116,7 +120,11 @@ def main(args: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage_remedy(error: click.ClickException) -> str | None:
+def _usage_remedy(error: click.ClickException, arguments: list[str]) -> str | None:
+    if isinstance(error, click.NoSuchOption) and "--" not in arguments:
+        sentence = next((text for text in arguments if text.startswith("-") and " " in text), None)
+        if sentence is not None:
+            return f"text that begins with a dash follows a bare --: -- {sentence!r}"
     context = getattr(error, "ctx", None)
     return f"see {context.command_path} --help" if context is not None else None
 

@@ -20,6 +20,7 @@ from baleen.protocol.machine import Machine
 from baleen.protocol.pieces import TokenLexer
 from baleen.protocol.place import Place
 from baleen.protocol.schema import Schema
+from baleen.protocol.tools import declared
 from baleen.protocol.turn import Turn
 
 
@@ -37,10 +38,11 @@ class RepairMode(StrEnum):
 class Parser:
     """Parses one assistant turn, streaming.
 
-    ``tools`` are Chat Completions definitions and type the arguments. ``start`` continues an open
-    turn inside its ``reasoning``, its ``content`` or a block of ``calls`` and keeps leading
-    newlines; None starts a turn, in reasoning if ``thinking``. ``calls=False`` reports no calls.
-    With a ``tokenizer`` the parser is fed token ids, else text. ``mint`` makes call ids.
+    ``tools`` are Chat Completions definitions and type the arguments; anything else raises
+    :class:`ToolSchemaError`. ``start`` continues an open turn inside its ``reasoning``, its
+    ``content`` or a block of ``calls`` and keeps leading newlines; None starts a turn, in reasoning
+    if ``thinking``. ``calls=False`` reports no calls. With a ``tokenizer`` the parser is fed token
+    ids, else text. ``mint`` makes call ids.
     """
 
     def __init__(
@@ -155,10 +157,8 @@ def _member(kind: type[RepairMode], value: str, what: str) -> RepairMode:
 def _schemas(tools: Sequence[Any] | None) -> dict[str, Schema]:
     """Schemas by tool name; a definition without one types nothing."""
     schemas: dict[str, Schema] = {}
-    for definition in tools or ():
-        function = definition.get("function") if isinstance(definition, Mapping) else None
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            parameters = function.get("parameters")
-            if isinstance(parameters, Mapping) and parameters:
-                schemas[function["name"]] = Schema(parameters)
+    for name, function in declared(tools or ()):
+        parameters = function.get("parameters")
+        if isinstance(parameters, Mapping) and parameters:
+            schemas[name] = Schema(parameters)
     return schemas

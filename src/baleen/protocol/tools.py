@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +69,22 @@ def _function_of(position: int, definition: Any) -> Mapping[str, Any]:
             remedy='write {"type": "function", "function": {"name": ..., "parameters": ...}}',
         )
     return function
+
+
+def declared(definitions: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Name and function of each Chat Completions definition, for readers of outputs.
+
+    Raises:
+        ToolSchemaError: what is given is no list of definitions, or one has no function or name.
+    """
+    if not isinstance(definitions, list | tuple):
+        raise ToolSchemaError(
+            f"tools is a {type(definitions).__name__}, not a list of definitions",
+            remedy='pass [{"type": "function", "function": {"name": ..., "parameters": ...}}]',
+        )
+    for position, definition in enumerate(definitions):
+        function = _function_of(position, definition)
+        yield _name_of(position, function), function
 
 
 def _name_of(position: int, function: Mapping[str, Any]) -> str:

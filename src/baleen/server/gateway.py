@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.replay import ReplayStore
-from baleen.server.answer import Answer
-from baleen.server.ask import Ask
+from baleen.server.answers.answer import Answer
 from baleen.server.base import Capabilities, Upstream
 from baleen.server.config import GatewayConfig
-from baleen.server.conversations import Conversations
 from baleen.server.errors import DrainingError, KeyConflictError, OverloadedError, UpstreamError
-from baleen.server.prepared import Prepared, Preparer
-from baleen.server.response_store import ResponseStore
-from baleen.server.telemetry import Telemetry
-from baleen.server.token_log import Recorded, TokenLog, about
-from baleen.server.tracing import Tracing
+from baleen.server.observing.telemetry import Telemetry
+from baleen.server.observing.tracing import Tracing
+from baleen.server.requests.ask import Ask
+from baleen.server.requests.conversations import Conversations
+from baleen.server.requests.prepared import Prepared, Preparer
+from baleen.server.store.response_store import ResponseStore
+from baleen.server.store.token_log import Recorded, TokenLog, about
 from baleen.server.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

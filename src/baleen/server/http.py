@@ -15,10 +15,9 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from baleen.errors import BaleenError
-from baleen.server.connection import Connector
-from baleen.server.door import Call, describe
 from baleen.server.doors.chat import ChatDoor
 from baleen.server.doors.completions import CompletionsDoor
+from baleen.server.doors.door import Call, describe
 from baleen.server.doors.messages import MessagesDoor
 from baleen.server.doors.models import ModelsDoor
 from baleen.server.doors.page import PageDoor
@@ -34,7 +33,8 @@ from baleen.server.errors import (
     WrongMethodError,
 )
 from baleen.server.gateway import Gateway
-from baleen.server.sse import KeepAlive
+from baleen.server.wire.connection import Connector
+from baleen.server.wire.sse import KeepAlive
 
 _log = logging.getLogger(__name__)
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/metrics"})

@@ -51,7 +51,7 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
     try:
         from baleen.server.gateway import Gateway
         from baleen.server.http import HttpServer
-        from baleen.server.tracing import tracer_from_environment
+        from baleen.server.observing.tracing import tracer_from_environment
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serving needs {error.name}", remedy="pip install 'baleen[serve]'"

@@ -19,9 +19,8 @@ QUESTIONS = (
     "{a} {op} {b}?",
     "Calculate {a} {op} {b}.",
 )
-NEGATIVE_SHARE = 0.0
-"""Of the numbers, each drawn apart. None as long as the bundled checkpoint has not learned them, so
-that it is measured on what it was trained for; 0.15 gives a quarter of the questions one."""
+NEGATIVE_SHARE = 0.15
+"""Of the numbers, each drawn apart: a quarter of the questions holds one."""
 SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
 
 
@@ -50,8 +49,7 @@ def draw_operands(rng: random.Random, split: Split) -> tuple[int, str, int]:
         a = rng.randint(0, 10 ** rng.randint(1, 5) - 1)
         b = rng.randint(0, 10 ** rng.randint(1, 5) - 1)
         op = rng.choice("+-**/")
-        if NEGATIVE_SHARE:
-            a, b = (-n if rng.random() < NEGATIVE_SHARE else n for n in (a, b))
+        a, b = (-n if rng.random() < NEGATIVE_SHARE else n for n in (a, b))
         if (op != "/" or b != 0) and split.owns(f"{abs(a)}|{abs(b)}"):
             return a, op, b
 

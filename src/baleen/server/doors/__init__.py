@@ -1,0 +1,1 @@
+"""The dialects, one file each. Begin with ``door.py``, what they share."""

@@ -15,13 +15,13 @@ from baleen.protocol.events import (
     Event,
     ReasoningDelta,
 )
-from baleen.server.answer import Answer
-from baleen.server.ask import read_ask
-from baleen.server.door import AnswerDoor, Call
+from baleen.server.answers.answer import Answer
+from baleen.server.doors.door import AnswerDoor, Call
 from baleen.server.doors.logprobs import LogprobWriter
+from baleen.server.doors.report import report_of
 from baleen.server.gateway import new_id
-from baleen.server.report import report_of
-from baleen.server.sse import quote
+from baleen.server.requests.ask import read_ask
+from baleen.server.wire.sse import quote
 
 
 class ChatDoor(AnswerDoor):

@@ -11,13 +11,13 @@ from typing import Any
 from aiohttp import web
 
 from baleen.protocol.tokenizing import encoder_for
+from baleen.server.answers.stop_strings import StopStrings
+from baleen.server.answers.text_decoder import TextDecoder
 from baleen.server.base import Generation, Piece
-from baleen.server.door import AnswerDoor, Call
+from baleen.server.doors.door import AnswerDoor, Call
 from baleen.server.errors import BadRequestError
 from baleen.server.gateway import new_id
-from baleen.server.sse import EventStream
-from baleen.server.stop_strings import StopStrings
-from baleen.server.text_decoder import TextDecoder
+from baleen.server.wire.sse import EventStream
 
 
 class CompletionsDoor(AnswerDoor):

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from baleen.server.answer import Answer
+from baleen.server.answers.answer import Answer
 from baleen.server.vocabulary import Vocabulary
 
 

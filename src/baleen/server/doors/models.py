@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 import baleen
-from baleen.server.door import Call
+from baleen.server.doors.door import Call
 from baleen.server.errors import NoSuchPathError, UpstreamError
 from baleen.server.gateway import Gateway
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from baleen.server.door import Call
+from baleen.server.doors.door import Call
 
 _HEADERS = {
     "content-security-policy": (

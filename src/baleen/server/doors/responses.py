@@ -10,11 +10,11 @@ from typing import Any
 from aiohttp import web
 
 from baleen.protocol.dialects import responses
-from baleen.server.ask import read_ask
-from baleen.server.door import AnswerDoor, Call
+from baleen.server.doors.door import AnswerDoor, Call
 from baleen.server.doors.responses_writer import ResponsesWriter
 from baleen.server.errors import BadRequestError
 from baleen.server.gateway import Gateway, new_id
+from baleen.server.requests.ask import read_ask
 
 _log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from baleen.protocol.events import (
     Event,
     ReasoningDelta,
 )
-from baleen.server.answer import Answer
-from baleen.server.report import report_of
-from baleen.server.sse import quote
+from baleen.server.answers.answer import Answer
+from baleen.server.doors.report import report_of
+from baleen.server.wire.sse import quote
 
 Keep = Callable[[list[Any]], None]
 

@@ -7,10 +7,10 @@ from typing import Any
 from aiohttp import web
 
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.ask import read_ask
-from baleen.server.compaction import advise
-from baleen.server.door import AnswerDoor, Call
+from baleen.server.doors.door import AnswerDoor, Call
 from baleen.server.errors import BadRequestError
+from baleen.server.requests.ask import read_ask
+from baleen.server.requests.compaction import advise
 
 
 class TokensDoor(AnswerDoor):

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from baleen.errors import BaleenError, MissingExtraError
 from baleen.server.base import Capabilities, Generation, Piece, Taker
-from baleen.server.conversations import num_shared
 from baleen.server.errors import UpstreamError
+from baleen.server.prefix import num_shared
 
 if TYPE_CHECKING:
     from baleen.engine import Engine, Session

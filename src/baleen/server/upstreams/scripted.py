@@ -17,8 +17,8 @@ from baleen.protocol import tokens
 from baleen.protocol.segments import Segment
 from baleen.protocol.tokenizing import encoder_for
 from baleen.server.base import Capabilities, Generation, Piece, Taker
-from baleen.server.conversations import num_shared
 from baleen.server.errors import UpstreamError, UpstreamStallError
+from baleen.server.prefix import num_shared
 
 
 @dataclass(frozen=True)

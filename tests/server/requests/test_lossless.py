@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ASKED, CALL, WEATHER, Serve, Served
+from ..conftest import ASKED, CALL, WEATHER, Serve, Served
 
 
 def answered(first: dict[str, Any], *, drop: bool = True, spaced: bool = False) -> list[Any]:

@@ -17,7 +17,7 @@ from baleen.server.config import GatewayConfig
 from baleen.server.errors import BadRequestError
 
 if TYPE_CHECKING:
-    from baleen.server.tracing import RequestTrace
+    from baleen.server.observing.tracing import RequestTrace
 
 Body = dict[str, Any]
 

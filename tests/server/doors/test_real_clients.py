@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from ..peers import CLIENTS, FOLDER
-from .conftest import Serve, Served
+from ...peers import CLIENTS, FOLDER
+from ..conftest import Serve, Served
 
 CODEX = CLIENTS / "node_modules/.bin/codex"
 OPENCODE = CLIENTS / "node_modules/opencode-linux-x64/bin/opencode"

@@ -11,7 +11,7 @@ import pytest
 
 from baleen.server.upstreams.scripted import Line
 
-from .conftest import ASKED, CALL, WEATHER, Serve
+from ..conftest import ASKED, CALL, WEATHER, Serve
 
 
 async def eventually(condition: Any, within_s: float = 5.0) -> None:

@@ -9,20 +9,20 @@ from typing import Any
 from baleen.protocol import Encoder, Prompt
 from baleen.protocol.replay import ReplayStore
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.ask import Ask
 from baleen.server.base import Constraint
 from baleen.server.config import GatewayConfig
-from baleen.server.conversations import (
+from baleen.server.errors import BadRequestError
+from baleen.server.observing.telemetry import Telemetry
+from baleen.server.prefix import num_shared
+from baleen.server.requests.ask import Ask
+from baleen.server.requests.conversations import (
     CacheBreak,
     Conversations,
     Entry,
     explain_break,
-    num_shared,
 )
-from baleen.server.errors import BadRequestError
-from baleen.server.limits import Sampling, check_context, max_tokens_for, sampling_for
-from baleen.server.restoring import Restoring
-from baleen.server.telemetry import Telemetry
+from baleen.server.requests.limits import Sampling, check_context, max_tokens_for, sampling_for
+from baleen.server.requests.restoring import Restoring
 
 
 @dataclass(slots=True)

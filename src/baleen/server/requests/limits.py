@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from baleen.server.ask import Ask
 from baleen.server.config import GatewayConfig
 from baleen.server.errors import BadRequestError
+from baleen.server.requests.ask import Ask
 
 _CHAT_TOKENS: Final = 8_192
 _THINKING_TOKENS: Final = 65_536

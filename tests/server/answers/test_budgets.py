@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from baleen.server.loops import LoopDetector
-from baleen.server.stop_strings import StopStrings
-from baleen.server.thinking_budget import ThinkingBudget
+from baleen.server.answers.loops import LoopDetector
+from baleen.server.answers.stop_strings import StopStrings
+from baleen.server.answers.thinking_budget import ThinkingBudget
 from baleen.server.upstreams.scripted import Line
 
-from .conftest import ASKED, CALL, WEATHER, Serve, Served
+from ..conftest import ASKED, CALL, WEATHER, Serve, Served
 
 LONG = "One thing and another, " * 40
 

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from aiohttp import HttpVersion11, web
 
-from baleen.server.connection import Connection
+from baleen.server.wire.connection import Connection
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from baleen.protocol import Prompt
 from baleen.protocol.cache_break import find_cache_break
 from baleen.protocol.turn import Turn
-from baleen.server.ask import Ask
+from baleen.server.requests.ask import Ask
 
 _MAX_ENTRIES: Final = 4_096
 _MAX_TOKENS: Final = 32 << 20
@@ -118,22 +118,6 @@ def _key(scope: str, call_id: Any, content: str, index: int) -> str:
     if isinstance(call_id, str):
         return f"{scope}|{call_id}"
     return f"{scope}|{index}|{hashlib.sha256(content.encode('utf-8', 'replace')).hexdigest()}"
-
-
-def num_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences have in common at their beginning; arrays are compared fastest."""
-    if type(first) is not type(second):
-        first, second = array("I", first), array("I", second)
-    low, high = 0, min(len(first), len(second))
-    if (first if len(first) == high else first[:high]) == second[:high]:
-        return high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def explain_break(

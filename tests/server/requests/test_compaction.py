@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from baleen.assets import nano_dir
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.compaction import advise
+from baleen.server.requests.compaction import advise
 
-from .conftest import Serve
+from ..conftest import Serve
 
 ENCODER = encoder_for(Tokenizer.from_file(str(nano_dir() / "tokenizer.json")))
 

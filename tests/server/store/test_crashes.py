@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baleen.server.errors import TokenLogError
-from baleen.server.token_log import TokenLog, about, scan
+from baleen.server.store.token_log import TokenLog, about, scan
 from baleen.server.upstreams.scripted import Line
 
-from .conftest import ASKED, Serve
-from .gateway_process import TEXT
+from ..conftest import ASKED, Serve
+from ..gateway_process import TEXT
 
-PROCESS = Path(__file__).parent / "gateway_process.py"
+PROCESS = Path(__file__).parents[1] / "gateway_process.py"
 REASONING, _, CONTENT = TEXT.partition("</think>")
 
 

@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Protocol
 from baleen.protocol import tokens
 from baleen.protocol.events import CallEnd, CallStart, ContentDelta, Event, ReasoningDelta
 from baleen.protocol.turn import Turn
+from baleen.server.answers.loops import LoopDetector
+from baleen.server.answers.stalls import RECOVERABLE, StallKind, stall_of
+from baleen.server.answers.stop_strings import StopStrings
+from baleen.server.answers.thinking_budget import ThinkingBudget
 from baleen.server.base import Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
-from baleen.server.loops import LoopDetector
-from baleen.server.prepared import Prepared
-from baleen.server.stalls import RECOVERABLE, StallKind, stall_of
-from baleen.server.stop_strings import StopStrings
-from baleen.server.thinking_budget import ThinkingBudget
-from baleen.server.token_log import Recorded
+from baleen.server.requests.prepared import Prepared
+from baleen.server.store.token_log import Recorded
 
 if TYPE_CHECKING:
     from baleen.server.gateway import Gateway

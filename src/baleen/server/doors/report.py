@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from baleen.protocol.turn import CallStatus, ParsedCall
-from baleen.server.answer import Answer
+from baleen.server.answers.answer import Answer
 
 
 def report_of(answer: Answer) -> dict[str, Any]:

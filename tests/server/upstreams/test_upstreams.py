@@ -26,7 +26,7 @@ from baleen.server.upstreams.opening import open_upstream
 from baleen.server.upstreams.sglang import SglangUpstream
 from baleen.server.upstreams.vllm import VllmUpstream
 
-from .conftest import WEATHER, Serve
+from ..conftest import WEATHER, Serve
 
 RECORDED = json.loads((Path(__file__).parent / "data/llama_server_11434.json").read_text())
 PROMPT = RECORDED["prompt"]

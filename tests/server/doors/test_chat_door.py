@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import ASKED, CALL, WEATHER, Serve
+from ..conftest import ASKED, CALL, WEATHER, Serve
 
 
 def chunks(text: str) -> list[dict[str, Any]]:

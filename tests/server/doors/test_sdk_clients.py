@@ -9,7 +9,7 @@ import anthropic
 import openai
 import pytest
 
-from .conftest import ASKED, CALL, WEATHER, Serve, Served
+from ..conftest import ASKED, CALL, WEATHER, Serve, Served
 
 TOOL = {
     "name": "get_weather",

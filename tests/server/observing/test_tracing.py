@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from baleen.server.base import Generation
-from baleen.server.tracing import tracer_from_environment
+from baleen.server.observing.tracing import tracer_from_environment
 from baleen.server.upstreams.scripted import Line
 
-from .conftest import ASKED, CALL, WEATHER, Serve
+from ..conftest import ASKED, CALL, WEATHER, Serve
 
 
 class Recorder:
@@ -140,8 +140,8 @@ def test_without_a_word_in_the_environment_nothing_is_traced_or_imported() -> No
     off = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}
     assert tracer_from_environment(off) is None
     code = (
-        "import sys, baleen.server.gateway, baleen.server.http, baleen.server.tracing as t;"
-        "t.tracer_from_environment({});"
+        "import sys, baleen.server.gateway, baleen.server.http;"
+        "from baleen.server.observing import tracing; tracing.tracer_from_environment({});"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

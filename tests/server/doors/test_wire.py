@@ -22,7 +22,7 @@ from deepseek_recipe import (
     StreamProcessor,
 )
 
-from .conftest import CALL, WEATHER, Serve, Served
+from ..conftest import CALL, WEATHER, Serve, Served
 
 FUNCTION = WEATHER["function"]
 OUTPUTS = {

@@ -25,8 +25,8 @@ from baleen.protocol.events import CallEnd, CallStart
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-    from baleen.server.answer import Answer
-    from baleen.server.prepared import Prepared
+    from baleen.server.answers.answer import Answer
+    from baleen.server.requests.prepared import Prepared
 
 _log = logging.getLogger(__name__)
 _OPERATIONS: Final = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Serve
+from ..conftest import Serve
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 

@@ -14,15 +14,15 @@ from aiohttp.web_request import BaseRequest
 
 from baleen.errors import BaleenError, ProtocolError
 from baleen.protocol.events import Event
-from baleen.server.answer import Answer
-from baleen.server.ask import Ask
+from baleen.server.answers.answer import Answer
 from baleen.server.errors import ServerError
 from baleen.server.gateway import Gateway
-from baleen.server.prepared import Prepared
-from baleen.server.sse import EventStream, KeepAlive, WholeResponse
+from baleen.server.requests.ask import Ask
+from baleen.server.requests.prepared import Prepared
+from baleen.server.wire.sse import EventStream, KeepAlive, WholeResponse
 
 if TYPE_CHECKING:
-    from baleen.server.tracing import RequestTrace
+    from baleen.server.observing.tracing import RequestTrace
 
 _log = logging.getLogger(__name__)
 

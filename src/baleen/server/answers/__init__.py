@@ -1,0 +1,1 @@
+"""From token ids to events, and what may go wrong between. Begin with ``answer.py``."""

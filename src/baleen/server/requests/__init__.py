@@ -1,0 +1,1 @@
+"""From a body to token ids. Begin with ``ask.py``, then ``prepared.py``."""
