@@ -144,9 +144,9 @@ class Decoder:
         args.layers = self._layers
         args.embedding = Matrix.of(model.embed.weight)
         if self._drafts:
-            block: Any = model.mtp[0]
-            norms = self._plain(block.enorm.weight), self._plain(block.hnorm.weight)
-            args.join = JoinArgs(_matrix(block.e_proj), _matrix(block.h_proj), *norms)
+            drafter: Any = model.mtp[0]
+            norms = self._plain(drafter.enorm.weight), self._plain(drafter.hnorm.weight)
+            args.join = JoinArgs(_matrix(drafter.e_proj), _matrix(drafter.h_proj), *norms)
         args.num_layers = len(blocks)
         args.width, args.streams = config.hidden_size, config.hc_mult
         args.iterations, args.hc_eps = config.hc_sinkhorn_iters, config.hc_eps
