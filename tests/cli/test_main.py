@@ -48,7 +48,7 @@ def examples() -> Iterator[tuple[str, click.Command]]:
     for name, command in commands(cli, "baleen"):
         for line in (command.help or "").splitlines():
             if name in line and line.startswith(" "):
-                yield line[line.index(name) + len(name) :], command
+                yield line[line.index(name) + len(name) :].partition(" > ")[0], command
 
 
 @pytest.mark.parametrize(("arguments", "command"), list(examples()))
