@@ -8,6 +8,9 @@ the same rendering with the client's own order of calls.
 
     python benchmarks/gateway_trajectory.py            # 500 turns, and a store of 100,000 turns
     python benchmarks/gateway_trajectory.py --short
+
+Writes `results/gateway_trajectory.csv`, and what each turn cost to `gateway_trajectory_turns.csv`
+with a picture beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Any
 
 import httpx
 from deepseek_recipe import ChatCompletionRequest, ConversionOptions, DeepseekV4Encoding
-from results import write_results
+from results import FOLDER, write_results
 from tokenizers import Tokenizer
 
 from baleen.assets import nano_dir
@@ -122,8 +125,8 @@ class Other:
         return str(DeepseekV4Encoding().render_conversation(conversation).prompt)
 
 
-async def trajectory(num_turns: int) -> list[dict[str, Any]]:
-    """Run the conversation; returns figures and writes the curve."""
+async def trajectory(num_turns: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run the conversation; returns its figures and what each turn cost."""
     tokenizer = Tokenizer.from_file(str(nano_dir() / "tokenizer.json"))
     turns = iter(range(num_turns))
 
@@ -134,7 +137,7 @@ async def trajectory(num_turns: int) -> list[dict[str, Any]]:
     others = {"recipe": Other(tokenizer, sorts=True), "pass-through": Other(tokenizer, sorts=False)}
     took: list[float] = []
     prepared: list[float] = []
-    valid = 0
+    valid: list[bool] = []
     with tempfile.TemporaryDirectory() as state:
         gateway = Gateway(GatewayConfig(state_dir=Path(state), effort="low"), tokenizer, upstream)
         prepare = gateway.preparer.prepare
@@ -158,7 +161,7 @@ async def trajectory(num_turns: int) -> list[dict[str, Any]]:
                 )
                 took.append(time.process_time() - started)
                 message = response.json()["choices"][0]["message"]
-                valid += len(message.get("tool_calls", ())) == 2
+                valid.append(len(message.get("tool_calls", ())) == 2)
                 if turn < _OTHERS_TURNS:
                     sampled = upstream._encoder.encode(segments_of(spoken(turn)))
                     for other in others.values():
@@ -169,8 +172,23 @@ async def trajectory(num_turns: int) -> list[dict[str, Any]]:
         await server.stop()
     longest = max(upstream.prefilled[1:])
     tenth = max(1, num_turns // 10)
-    return [
-        {"what": f"{num_turns} turns: calls valid", "value": 100 * valid / num_turns, "unit": "%"},
+    each = [
+        {
+            "turn": turn + 1,
+            "valid": int(valid[turn]),
+            "prompt_tokens": len(upstream.asked[turn].ids),
+            "prefilled_tokens": upstream.prefilled[turn],
+            "prepare_ms": round(prepared[turn] * 1e3, 3),
+            "turn_ms": round(took[turn] * 1e3, 3),
+        }
+        for turn in range(num_turns)
+    ]
+    figures = [
+        {
+            "what": f"{num_turns} turns: calls valid",
+            "value": 100 * sum(valid) / num_turns,
+            "unit": "%",
+        },
         {"what": "reusable tokens reused, gateway", "value": 100 * reused / reusable, "unit": "%"},
         *(
             {
@@ -211,6 +229,29 @@ async def trajectory(num_turns: int) -> list[dict[str, Any]]:
             "unit": "ms",
         },
     ]
+    return figures, each
+
+
+def plot(turns: list[dict[str, Any]], path: Path) -> None:
+    """Valid calls, tokens to prefill and time against the turn."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4))
+    number = [row["turn"] for row in turns]
+    seen = [sum(row["valid"] for row in turns[: n + 1]) / (n + 1) for n in range(len(turns))]
+    left.plot(number, seen)
+    left.set(xlabel="turn", ylabel="share of turns with valid calls so far", ylim=(0, 1.05))
+    middle.plot(number, [row["prompt_tokens"] for row in turns], label="prompt")
+    middle.plot(number, [row["prefilled_tokens"] for row in turns], label="to prefill")
+    middle.set(xlabel="turn", ylabel="tokens", yscale="log")
+    middle.legend()
+    right.plot(number, [row["turn_ms"] for row in turns], label="client, gateway and engine")
+    right.plot(number, [row["prepare_ms"] for row in turns], label="from request to token ids")
+    right.set(xlabel="turn", ylabel="processor time, ms", ylim=(0, None))
+    right.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    print(f"wrote {path}")
 
 
 def look_up(num_turns: int) -> list[dict[str, Any]]:
@@ -259,12 +300,14 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true")
     short = parser.parse_args().short
-    rows = await trajectory(60 if short else 500)
+    rows, turns = await trajectory(60 if short else 500)
     rows += look_up(2_000 if short else 100_000)
     for row in rows:
         print(f"{row['what']:60} {row['value']:12.4f} {row['unit']}")
     if not short:
         write_results("gateway_trajectory", rows)
+        write_results("gateway_trajectory_turns", turns)
+        plot(turns, FOLDER / "gateway_trajectory_turns.png")
 
 
 if __name__ == "__main__":

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from baleen.cli.main import VERBS, main
+from baleen.cli.main import VERBS, cli, main
 
 
 def exit_code_and_output(
@@ -29,6 +31,36 @@ def test_every_verb_of_the_table_loads_under_its_name(name: str) -> None:
     assert isinstance(command, click.Command)
     assert command.name == name
     assert command.help
+
+
+def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for member in group.list_commands(context):
+        command = group.get_command(context, member)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} {member}")
+        else:
+            yield f"{name} {member}", command
+
+
+def examples() -> Iterator[tuple[str, click.Command]]:
+    for name, command in commands(cli, "baleen"):
+        for line in (command.help or "").splitlines():
+            if name in line and line.startswith(" "):
+                yield line[line.index(name) + len(name) :].partition(" > ")[0], command
+
+
+@pytest.mark.parametrize(("arguments", "command"), list(examples()))
+def test_an_example_of_the_help_is_a_valid_command_line(
+    arguments: str, command: click.Command
+) -> None:
+    command.make_context(command.name, shlex.split(arguments, comments=True))
+
+
+@pytest.mark.parametrize("verb", ["run", "serve", "view", "replay", "mcp", "cost", "convert"])
+def test_verbs_with_arguments_show_examples(verb: str) -> None:
+    assert sum(command.name == verb for _, command in examples()) >= 2
 
 
 def test_help_lists_the_verbs_without_importing_them() -> None:

@@ -24,6 +24,11 @@ def convert(source: str, target: str, format: str, max_shard: str, as_json: bool
 
     What is stored as wanted already is copied bit by bit, draft block included; names become the
     released ones; the other files of the folder are copied.
+
+    \b
+    Examples:
+      baleen convert ./my-model ./my-model-fp4 --format fp4
+      baleen convert nano ./nano-fp32 --format fp32
     """
     from pathlib import Path
 

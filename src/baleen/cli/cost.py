@@ -48,8 +48,14 @@ def amount(text: str) -> int:
 def cost(model: str, context: str, kv: str, memory: str, as_json: bool) -> None:
     """Say what a model's cache and a decoded token cost.
 
-    MODEL is v4-pro, v4-flash, their -base forms, nano, a model folder, or one of the models that V4
-    is compared with: v3.2, gqa8.
+    PRESET is v4-pro, v4-flash, their -base forms, nano, or one of the models that V4 is compared
+    with: v3.2, gqa8. DIR is a model folder.
+
+    \b
+    Examples:
+      baleen cost v4-pro --context 1M
+      baleen cost v4-flash --context 128K --memory 80G
+      baleen cost ./my-model --kv bf16 --json
     """
     found = describe(model, amount(context), kv, amount(memory))
     if as_json:

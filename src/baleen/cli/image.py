@@ -109,7 +109,13 @@ def pull(name: str, alias: str | None, platform: str | None, insecure: bool, as_
 @click.option("--disk", type=int, default=8192, show_default=True, metavar="MB")
 @JSON
 def build(context: str, name: str | None, as_json: bool, **options: Any) -> None:
-    """Build an image from a Dockerfile; its steps run in boxes."""
+    """Build an image from a Dockerfile; its steps run in boxes.
+
+    \b
+    Examples:
+      baleen image build -t mine .
+      baleen image build -t mine --target test --build-arg VERSION=3 --network public .
+    """
     import asyncio
 
     from baleen.sandbox.images.dockerfile.builder import Options

@@ -52,7 +52,13 @@ _CODES = {"I8": "FP4", "F8_E4M3": "FP8"}
 @click.argument("folder", metavar="DIR|nano")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(folder: str, as_json: bool) -> None:
-    """Say what is in a model folder: architecture, formats, files, sizes by part."""
+    """Say what is in a model folder: architecture, formats, files, sizes by part.
+
+    \b
+    Examples:
+      baleen inspect nano
+      baleen inspect ./my-model --json
+    """
     from baleen.assets import nano_dir
 
     found = describe(nano_dir() if folder == NANO else Path(folder))

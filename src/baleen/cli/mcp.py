@@ -19,7 +19,13 @@ from baleen.cli.sandbox import _mount as parse_mount
 def mcp(
     image: str, mounts: tuple[str, ...], network: str, cpus: float, memory: int, disk: int
 ) -> None:
-    """Serve bash, read_file, write_file and edit on a sandbox, over stdin and stdout."""
+    """Serve bash, read_file, write_file and edit on a sandbox, over stdin and stdout.
+
+    \b
+    Examples:
+      baleen mcp --mount .:/workspace:rw
+      claude mcp add box -- baleen mcp --mount "$PWD:/workspace:rw"
+    """
     from baleen.sandbox.adapters.mcp import serve_stdio
     from baleen.sandbox.adapters.options import BoxOptions
 

@@ -32,6 +32,11 @@ def replay(run: str, runs: str, again: bool, as_json: bool) -> None:
 
     Nothing is run unless --verify is given: then every command runs again in a fresh box on the
     recorded layers, and the first result that differs ends it with exit code 1.
+
+    \b
+    Examples:
+      baleen replay latest             # what ran, and what it gave
+      baleen replay latest --verify    # run it all again and compare
     """
     from baleen.sandbox.replay import Trajectory, verify
 

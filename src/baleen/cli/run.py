@@ -83,6 +83,13 @@ def run(
 
     The answer goes to stdout, everything else to stderr. Exit code 0 means that the model answered,
     1 that it did not (--json says why).
+
+    \b
+    Examples:
+      baleen run 'Which port does staging use?' --mount examples/conf
+      baleen run 'What is 4821 * 37?'
+      baleen run --resume latest                # after a crash or Ctrl-C
+      baleen run --model http://localhost:8000/v1 --model-name X 'Fix the test' --mount .:rw
     """
     live = Live(streaming=sys.stderr.isatty())
     if resume is not None:

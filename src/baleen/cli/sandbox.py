@@ -151,7 +151,14 @@ def _command_options(function: Any) -> Any:
 @_command_options
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(argv: tuple[str, ...], **options: Any) -> None:
-    """Run a command in a new box."""
+    """Run a command in a new box.
+
+    \b
+    Examples:
+      baleen sandbox run -- uname -a
+      baleen sandbox run -it --image python:3.12 -- bash
+      baleen sandbox run -v .:/src --memory 1024 -- make -C /src test
+    """
 
     async def work() -> RunResult:
         box = await Sandbox.create(
@@ -179,7 +186,14 @@ def run(argv: tuple[str, ...], **options: Any) -> None:
 @click.argument("box")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(box: str, argv: tuple[str, ...], **options: Any) -> None:
-    """Run a command in a living box."""
+    """Run a command in a living box.
+
+    \b
+    Examples:
+      baleen sandbox exec BOX -- ls -l
+      baleen sandbox exec -it BOX -- bash
+      echo hello | baleen sandbox exec -i BOX -- tee /tmp/hello
+    """
 
     async def work() -> RunResult:
         found = await Sandbox.attach(box)

@@ -47,6 +47,13 @@ def serve(model: str, host: str, port: int, **options: Any) -> int:
 
     With --upstream the tokens come from an engine elsewhere and MODEL names the folder with its
     tokenizer. The engine's own API key is read from BALEEN_UPSTREAM_KEY.
+
+    \b
+    Examples:
+      baleen serve                                              # the bundled checkpoint
+      baleen serve DeepSeek-V4-Flash --upstream http://gpu:8000  # vLLM or SGLang
+      baleen serve ./v4-tokenizer --upstream http://localhost:8080 --upstream-kind llama
+      baleen serve --host 0.0.0.0 --api-key "$KEY" --thinking-budget 8192
     """
     from baleen.server.serving import ServeOptions, run
 

@@ -22,6 +22,11 @@ def view(run: str, runs: str, as_json: bool) -> None:
 
     A run folder is read from its log, so a run that is going on or was killed shows as far as it
     has come.
+
+    \b
+    Examples:
+      baleen view latest
+      baleen view runs/mine --json > trajectory.json
     """
     document = _document(run, Path(runs))
     if as_json:
