@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from baleen.engine import Batch, Sampling, Session
-from baleen.engine.sampling import pick
+from baleen.engine.sampling import Tokens, pick
 from baleen.errors import ConfigError, UsageError
 from baleen.model import Transformer
 
@@ -115,3 +115,59 @@ def test_sampling_follows_the_distribution_and_top_p_cuts_its_tail() -> None:
     ids, logprobs = pick(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.8), draws)
     assert sorted(set(ids.tolist())) == [0, 1]
     assert logprobs.exp().max() == pytest.approx(0.625, abs=1e-5)
+
+
+class Only:
+    """Allows one set of tokens behind each other; free behind the last."""
+
+    def __init__(self, *sets: set[int], is_allowed: bool = True) -> None:
+        self.left = [Tokens(frozenset(ids), is_allowed) for ids in sets]
+
+    @property
+    def is_free(self) -> bool:
+        return not self.left
+
+    def mask(self) -> Tokens:
+        return self.left[0]
+
+    def accept(self, number: int) -> bool:
+        now = self.left.pop(0) if self.left else Tokens(frozenset(), False)
+        return (number in now.ids) == now.is_allowed
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_guide_decides_between_the_tokens_it_allows(make_model: Make, temperature: float) -> None:
+    model, prompt = small(make_model), list(range(2, 30))
+    free = drain(Session(model), prompt, Sampling(temperature, max_tokens=4))
+    named = [{17, 18, 19}, {40}]
+    drawn = list(Session(model).generate(prompt, Sampling(temperature, max_tokens=4), Only(*named)))
+    assert drawn[0].id in named[0]
+    assert drawn[1].id == 40
+    assert drawn[1].logprob == pytest.approx(0.0, abs=1e-6)
+    others = Only({free[0]}, is_allowed=False)
+    (other,) = Session(model).generate(prompt, Sampling(temperature, max_tokens=1), others)
+    assert other.id != free[0]
+
+
+def test_a_guide_that_allows_what_comes_anyway_changes_nothing(make_model: Make) -> None:
+    model, prompt = small(make_model), list(range(2, 30))
+    sampling = Sampling(max_tokens=6)
+    free = drain(Session(model), prompt, sampling)
+    guided = Session(model).generate(prompt, sampling, Only(*[{255}] * 3, is_allowed=False))
+    assert 255 not in free
+    assert [token.id for token in guided] == free
+
+
+def test_end_of_sentence_waits_for_the_least_number_of_tokens(make_model: Make) -> None:
+    model, prompt = small(make_model), list(range(2, 30))
+    eos = model.config.eos_token_id
+
+    def end(session: Session, sampling: Sampling) -> list[int]:
+        guide = Only(*[{eos, 9}] * sampling.max_tokens)
+        return [token.id for token in session.generate(prompt, sampling, guide)]
+
+    with torch.no_grad():
+        model.head.weight[eos] = 0
+        model.head.weight[9] = 0  # equal scores: the smaller id comes
+    assert end(Session(model), Sampling(0.0, max_tokens=6)) == [eos]
+    assert end(Session(model), Sampling(0.0, max_tokens=6, min_tokens=3)) == [9, 9, 9, eos]

@@ -166,3 +166,9 @@ def test_drafts_need_a_block_and_a_count(make_model: Make) -> None:
         DraftingSession(make_model(0))
     with pytest.raises(UsageError, match="draft_tokens = 0"):
         DraftingSession(drafting(make_model), 0)
+
+
+def test_drafts_under_a_guide_are_refused(make_model: Make) -> None:
+    session = DraftingSession(drafting(make_model))
+    with pytest.raises(UsageError, match="without a guide"):
+        next(iter(session.generate([3, 4, 5], Sampling(min_tokens=2))))

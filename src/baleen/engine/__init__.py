@@ -2,7 +2,7 @@
 
 from baleen.engine.batch import Batch, Completion
 from baleen.engine.engine import Engine
-from baleen.engine.sampling import SampledToken, Sampling
+from baleen.engine.sampling import Guide, SampledToken, Sampling
 from baleen.engine.session import Session
 from baleen.engine.speculation import DraftingSession
 
@@ -11,6 +11,7 @@ __all__ = [
     "Completion",
     "DraftingSession",
     "Engine",
+    "Guide",
     "SampledToken",
     "Sampling",
     "Session",

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,42 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
     max_tokens: int = 512
+    min_tokens: int = 0
+    """End-of-sentence is not drawn before as many tokens."""
+
+
+class Allowed(Protocol):
+    """A set of tokens: only `ids`, or all but them."""
+
+    @property
+    def ids(self) -> frozenset[int]: ...
+
+    @property
+    def is_allowed(self) -> bool: ...
+
+
+class Tokens(NamedTuple):
+    """The plain form of such a set."""
+
+    ids: frozenset[int]
+    is_allowed: bool
+
+
+class Guide(Protocol):
+    """Says before each token which ones may come; `baleen.protocol.grammar.CallMask` is one."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether anything may come."""
+        ...
+
+    def mask(self) -> Allowed:
+        """What may come next."""
+        ...
+
+    def accept(self, number: int) -> bool:
+        """Go on with a token; False if it could not come."""
+        ...
 
 
 class SampledToken(NamedTuple):
@@ -48,6 +85,22 @@ def pick(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tens
         ids_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1)
         ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
     return ids_B, logprobs_BV.gather(-1, ids_B.unsqueeze(-1)).squeeze(-1)
+
+
+def hold(logits_BV: Tensor, allowed: Allowed) -> Tensor:
+    """Logits with those of the other tokens at minus infinity."""
+    ids = _tensor_of(allowed.ids)
+    if not allowed.is_allowed:
+        return logits_BV.index_fill(-1, ids, -torch.inf)
+    held_BV = torch.full_like(logits_BV, -torch.inf)
+    held_BV[:, ids] = logits_BV[:, ids]
+    return held_BV
+
+
+@lru_cache(maxsize=256)
+def _tensor_of(ids: frozenset[int]) -> Tensor:
+    """Masks come again with each call; a large vocabulary takes milliseconds to list."""
+    return torch.tensor(sorted(ids), dtype=torch.int64)
 
 
 def _nucleus(logprobs_BV: Tensor, top_p: float) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from baleen.cache import Mark
-from baleen.engine.sampling import SampledToken, Sampling, pick, uniform
+from baleen.engine.sampling import Guide, SampledToken, Sampling, Tokens, hold, pick, uniform
 from baleen.errors import ConfigError, UsageError
 from baleen.model import Transformer
 
@@ -32,11 +32,14 @@ class Session:
         self._marks: list[tuple[int, Mark]] = [(0, self._state.mark())]
 
     @torch.no_grad()
-    def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Iterator[SampledToken]:
+    def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, guide: Guide | None = None
+    ) -> Iterator[SampledToken]:
         """Continues `prompt_ids`; ends behind the end-of-sentence token or `max_tokens`.
 
         Of the prompt, only what lies behind the longest prefix that the state can return to is
-        computed.
+        computed. With a `guide` only tokens are drawn that it allows, and their log-probabilities
+        are those among the allowed.
         """
         if not prompt_ids:
             raise UsageError("the prompt is empty; it needs at least one token")
@@ -46,16 +49,29 @@ class Session:
         self.prefilled_tokens += len(prompt_ids) - held
         logits = self._prefill(prompt_ids[held:])
         self._marks.append((len(self.token_ids), self._state.mark()))
-        yield from self._continue(logits, sampling)
+        yield from self._continue(logits, sampling, guide)
 
-    def _continue(self, logits: torch.Tensor, sampling: Sampling) -> Iterator[SampledToken]:
+    def _continue(
+        self, logits: torch.Tensor, sampling: Sampling, guide: Guide | None
+    ) -> Iterator[SampledToken]:
         """Samples on from the logits [1, V] behind the prompt."""
+        eos = self.model.config.eos_token_id
+        without_eos = Tokens(frozenset({eos}), is_allowed=False)
         for count in range(sampling.max_tokens):
+            if guide is not None and not guide.is_free:
+                logits = hold(logits, guide.mask())
+            if count < sampling.min_tokens:
+                logits = hold(logits, without_eos)
             draw = torch.tensor([uniform(sampling.seed, len(self.token_ids))], dtype=torch.float64)
             ids, logprobs = pick(logits, sampling, draw)
             token = SampledToken(int(ids), float(logprobs))
+            if guide is not None and not guide.accept(token.id):
+                raise ConfigError(
+                    f"the guide does not know token {token.id}, which the model has drawn",
+                    remedy="make it for the vocabulary of this model",
+                )
             yield token
-            if token.id == self.model.config.eos_token_id or count + 1 == sampling.max_tokens:
+            if token.id == eos or count + 1 == sampling.max_tokens:
                 return
             logits = self._feed([token.id])
 

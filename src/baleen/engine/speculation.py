@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from baleen.cache import Mark
-from baleen.engine.sampling import SampledToken, Sampling, pick, uniform
+from baleen.engine.sampling import Guide, SampledToken, Sampling, pick, uniform
 from baleen.engine.session import Session
 from baleen.errors import UsageError
 from baleen.model import Transformer
@@ -122,7 +122,14 @@ class DraftingSession(Session):
         self.drafter.take(streams, token_ids[-tail:])
         return self.model.logits(self.model.readout(streams)[:, -1])
 
-    def _continue(self, logits: Tensor, sampling: Sampling) -> Iterator[SampledToken]:
+    def _continue(
+        self, logits: Tensor, sampling: Sampling, guide: Guide | None
+    ) -> Iterator[SampledToken]:
+        if guide is not None or sampling.min_tokens:
+            raise UsageError(
+                "drafts are drawn without a guide and a least number of tokens",
+                remedy="use a session without drafts",
+            )
         (token,) = draw(logits, sampling, len(self.token_ids))
         left = sampling.max_tokens - 1
         yield token

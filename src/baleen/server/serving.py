@@ -79,7 +79,7 @@ async def _open(options: ServeOptions) -> tuple[Upstream, Any]:
     if options.upstream is None:
         from baleen.server.upstreams.local import LocalUpstream
 
-        local = LocalUpstream.load(options.model)
+        local = LocalUpstream.load(options.model, options.config.revision)
         return local, local.tokenizer
     from baleen.server.upstreams.http_client import EngineClient
     from baleen.server.upstreams.opening import open_upstream

@@ -10,32 +10,39 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from typing import TYPE_CHECKING, Final
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
 
 from baleen.errors import BaleenError, MissingExtraError
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.protocol.grammar import CallMask, CallRules, Vocabulary
+from baleen.server.base import Capabilities, Constraint, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.prefix import num_shared
+from baleen.server.upstreams.structural_tag import rules_for
 
 if TYPE_CHECKING:
     from baleen.engine import Engine, Session
 
 _MAX_SESSIONS: Final = 16
 _MAX_AT_ONCE: Final = 4
+_MAX_RULES: Final = 32
 
 
 class LocalUpstream:
     """Continues tokens with an engine of this process."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, revision: str) -> None:
         self._engine = engine
+        self._guides = _Guides(engine.tokenizer, revision)
         self._idle: list[Session] = []
         self._slots = asyncio.Semaphore(_MAX_AT_ONCE)
         self._stopping = threading.Event()
 
     @classmethod
-    def load(cls, source: str) -> LocalUpstream:
-        """Load a model folder, or `nano`.
+    def load(cls, source: str, revision: str) -> LocalUpstream:
+        """Load a model folder, or `nano`; calls are held to the markup of a revision.
 
         Raises:
             CheckpointError: it cannot be loaded.
@@ -47,7 +54,7 @@ class LocalUpstream:
             raise MissingExtraError(
                 f"a model in this process needs {error.name}", remedy="pip install 'baleen[serve]'"
             ) from error
-        return cls(Engine.load(source, num_threads=1 if source == "nano" else None))
+        return cls(Engine.load(source, num_threads=1 if source == "nano" else None), revision)
 
     @property
     def tokenizer(self) -> object:
@@ -57,10 +64,11 @@ class LocalUpstream:
     async def capabilities(self) -> Capabilities:
         """What the model's configuration says."""
         context = self._engine.config.max_position_embeddings
-        return Capabilities(f"baleen engine, {self._engine.name}", context)
+        return Capabilities(f"baleen engine, {self._engine.name}", context, calls_grammar=True)
 
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids, a token at a time."""
+        guide = self._guides.guide_for(asked.constraint)
         async with self._slots:
             session = self._session_for(asked)
             pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
@@ -72,7 +80,9 @@ class LocalUpstream:
                     loop.call_soon_threadsafe(pieces.put_nowait, item)
 
             thread = threading.Thread(
-                target=self._work, args=(session, asked, put, cancelled), name="baleen-generate"
+                target=self._work,
+                args=(session, asked, guide, put, cancelled),
+                name="baleen-generate",
             )
             thread.start()
             try:
@@ -89,7 +99,12 @@ class LocalUpstream:
                 self._give_back(session)
 
     def _work(
-        self, session: Session, asked: Generation, put: object, cancelled: threading.Event
+        self,
+        session: Session,
+        asked: Generation,
+        guide: CallMask | None,
+        put: object,
+        cancelled: threading.Event,
     ) -> None:
         """Generate in a thread; ends behind the token during which it is cancelled."""
         from baleen.engine import Sampling
@@ -100,12 +115,13 @@ class LocalUpstream:
             top_p=asked.top_p,
             seed=secrets.randbelow(1 << 31) if asked.seed is None else asked.seed,
             max_tokens=asked.max_tokens,
+            min_tokens=asked.min_tokens,
         )
         eos, count = self._engine.config.eos_token_id, 0
         wants_logprobs = asked.top_logprobs is not None
         reused_before = session.reused_tokens
         try:
-            for token in session.generate(list(asked.ids), sampling):
+            for token in session.generate(list(asked.ids), sampling, guide):
                 count += 1
                 finish = "length" if count == asked.max_tokens else None
                 cached = session.reused_tokens - reused_before if count == 1 else None
@@ -143,3 +159,37 @@ class LocalUpstream:
         """Stop generating and forget the sessions."""
         self._stopping.set()
         self._idle.clear()
+
+
+class _Guides:
+    """Masks for constraints; an agent's tools are the same each turn, and so are their masks."""
+
+    def __init__(self, tokenizer: Any, revision: str) -> None:
+        self._tokenizer, self._revision = tokenizer, revision
+        self._vocabulary: Vocabulary | None = None
+        self._rules: OrderedDict[bytes, CallRules] = OrderedDict()
+
+    def guide_for(self, constraint: Constraint | None) -> CallMask | None:
+        """None if no call can come.
+
+        Raises:
+            ToolSchemaError: no call could conform to the tools.
+        """
+        if constraint is None or not constraint.has_calls:
+            return None
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self._tokenizer)
+        return CallMask(
+            self._rules_of(constraint),
+            self._vocabulary,
+            thinking=constraint.thinking,
+            in_block=constraint.in_block,
+        )
+
+    def _rules_of(self, constraint: Constraint) -> CallRules:
+        key = orjson.dumps((constraint.tools, constraint.choice, constraint.parallel))
+        rules = self._rules.pop(key, None) or rules_for(constraint, self._revision)
+        self._rules[key] = rules
+        if len(self._rules) > _MAX_RULES:
+            self._rules.popitem(last=False)
+        return rules
