@@ -2,11 +2,12 @@
 
     python benchmarks/model_speed.py [--depths 1024 8192 32768] [--dtype bf16] [--without llama.cpp]
 
-Batch 1. The experts are in FP4 in the file, which llama.cpp computes with (as MXFP4) and the others
-load decoded. At each depth: 512 more tokens, then 32 single ones (median). transformers prefills in
-its faster way, chunks of 512. Each program runs in a process of its own, for its peak memory;
-llama.cpp is built when it is not there (`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints
-and writes `benchmarks/results/model_speed.csv`.
+Batch 1. The experts are in FP4 in the file. llama.cpp computes with them (as MXFP4), and so do we;
+"baleen decoded" and transformers load them as numbers. At each depth: 512 more tokens, then 32
+single ones (median). transformers prefills in its faster way, chunks of 512. Each program runs in
+a process of its own, for its peak memory; llama.cpp is built when it is not there
+(`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints and writes
+`benchmarks/results/model_speed.csv`.
 """
 
 from __future__ import annotations
@@ -76,10 +77,14 @@ def save(folder: Path) -> None:
     (folder / "config.json").write_text(config_text(CONFIG, None, Format.FP4))
 
 
-def feed_ours(folder: Path, dtype: torch.dtype) -> Feed:
-    model = Transformer.from_pretrained(folder, dtype=dtype).eval()
+def feed_ours(folder: Path, dtype: torch.dtype, weights: str = "packed") -> Feed:
+    model = Transformer.from_pretrained(folder, dtype=dtype, weights=weights).eval()
     state = model.new_state(kv_dtype="bf16" if dtype == torch.bfloat16 else "fp32")
     return lambda ids: model(ids, state, logits_to_keep=1)
+
+
+def feed_decoded(folder: Path, dtype: torch.dtype) -> Feed:
+    return feed_ours(folder, dtype, "decoded")
 
 
 def feed_transformers(folder: Path, dtype: torch.dtype) -> Feed:
@@ -99,7 +104,7 @@ def feed_transformers(folder: Path, dtype: torch.dtype) -> Feed:
     return feed
 
 
-FEEDS = {"baleen": feed_ours, "transformers": feed_transformers}
+FEEDS = {"baleen": feed_ours, "baleen decoded": feed_decoded, "transformers": feed_transformers}
 
 
 @torch.no_grad()

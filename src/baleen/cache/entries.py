@@ -60,8 +60,9 @@ class EntryList:
 
     def wrote(self, count: int) -> None:
         """Counts blocks that another hand has written behind the last of every row."""
-        self.counts_B = self.counts_B + count
-        self.longest += count
+        if count:  # most tokens complete no block
+            self.counts_B = self.counts_B + count
+            self.longest += count
 
     def truncate(self, counts_B: Tensor) -> None:
         """Forgets all but the first counts[b] blocks of row b; the buffer stays."""

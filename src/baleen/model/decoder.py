@@ -8,6 +8,7 @@ Tokens that come together give the bits that they would have given one by one.
 from __future__ import annotations
 
 import ctypes
+from operator import attrgetter, getitem
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from baleen.model.transformer import Block, Transformer
 
 
+_version_of = attrgetter("_version")
+
 MOST_TOKENS = 16
 """To a call. More go layer by layer: there a library's matrix products serve them better."""
 
@@ -51,9 +54,10 @@ class Decoder:
     def __init__(self, model: Transformer, drafts: bool = False) -> None:
         self._model = ref(model)  # the model owns this
         self._drafts = drafts
-        self._seen: list[tuple[int, int]] = []
-        self._watched: list[tuple[dict[str, Any], str]] = []
-        """Where each weight hangs in its module; walking the modules takes longer than a layer."""
+        self._seen: list[int] = []
+        self._watched: list[tuple[Any, ...]] = []
+        """Where each weight hangs: the modules' dictionaries, and the names in them; walking the
+        modules takes longer than a layer."""
         self._layers: ctypes.Array[LayerArgs] | None = None
         self._args = StepArgs()
         self._kept: list[Tensor] = []
@@ -116,7 +120,7 @@ class Decoder:
     def _prepare(self, model: Transformer) -> bool:
         """Takes the weights' addresses anew if any tensor was replaced or changed."""
         if not self._watched:
-            self._watched = [
+            places = [
                 (owner, name)
                 for part in (model.embed, *self._blocks(model))
                 for module in part.modules()
@@ -124,8 +128,10 @@ class Decoder:
                 for name, weight in owner.items()
                 if weight is not None
             ]
-        weights = [owner[name] for owner, name in self._watched]
-        seen = [(weight.data_ptr(), weight._version) for weight in weights]
+            self._watched = list(zip(*places, strict=True))
+        # some hundred weights at each token: mapped, since a loop takes twice as long
+        weights: list[Tensor] = list(map(getitem, *self._watched))
+        seen = [*map(Tensor.data_ptr, weights), *map(_version_of, weights)]
         if seen != self._seen:
             self._seen, self._layers, self._kept = seen, None, []
             if _suits(model, self._blocks(model)):
