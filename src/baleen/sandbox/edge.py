@@ -31,6 +31,7 @@ from .launcher import Launcher
 from .registry import Registry
 from .server import Server
 from .switches import Switches
+from .turns import take_short_turns
 
 IDLE_EXIT_S = 60.0
 MAX_BOXES = 2_000
@@ -196,6 +197,7 @@ def main(listen: Listen | None = None) -> int:
                 ) from None
             return 0  # somebody was faster; the client finds that one's socket
         try:
+            take_short_turns()
             settings = Settings()
             settings.listen = listen
             asyncio.run(Edge(home, settings).run())
