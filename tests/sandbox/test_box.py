@@ -11,8 +11,10 @@ import pytest
 from baleen.errors import UsageError
 from baleen.sandbox import (
     BoxBusyError,
+    BoxFileError,
     BoxGoneError,
     CapacityError,
+    Cause,
     LaunchError,
     Sandbox,
     UnsupportedError,
@@ -128,6 +130,28 @@ async def test_disk_beyond_the_cap_is_refused_with_no_space_left(host: Home) -> 
         assert (
             b"No space left on device" in (await box.run(["/usr/bin/python3", "-c", files])).stderr
         )
+
+
+async def test_a_full_disk_is_named_and_space_that_is_freed_can_be_written(host: Home) -> None:
+    async with await Sandbox.create(disk_mb=8, memory_mb=256) as box:
+        with pytest.raises(BoxFileError, match="disk_mb") as full:
+            await box.files.write("/root/big", bytes(16 << 20))
+        assert full.value.cause is Cause.DISK_FULL
+        with pytest.raises(BoxFileError) as other:
+            await box.files.read("/root/nothing")
+        assert other.value.cause is None
+        assert (await box.run(["rm", "-f", "/root/big"])).exit_code == 0
+        await box.files.write("/root/small", bytes(1 << 20))
+
+
+@needs_privilege
+@pytest.mark.parametrize(("memory_mb", "exit_code"), [(32, 137), (256, 0)])
+async def test_what_a_box_writes_counts_as_its_memory(
+    host: Home, memory_mb: int, exit_code: int
+) -> None:
+    async with await Sandbox.create(disk_mb=128, memory_mb=memory_mb) as box:
+        result = await box.run(["dd", "if=/dev/zero", "of=/root/big", "bs=1M", "count=64"])
+        assert result.exit_code == exit_code, result
 
 
 @needs_privilege

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from baleen.sandbox import TrajectoryError
-from baleen.sandbox.journal import LARGE_BYTES, Journal
+from baleen.sandbox.journal import LARGE_BYTES, PATIENCE_S, Journal
 from baleen.sandbox.journalfile import JournalFile
 from baleen.sandbox.log import Log, Span
 from baleen.sandbox.trajectory import Kind, read, verify
@@ -163,6 +163,55 @@ async def test_many_waiting_logs_share_one_sync(
     await asyncio.gather(*(journal.committed(log) for log in logs))
     assert len(writes) == 1
     assert all(log.unsynced_bytes == 0 for log in logs)
+
+
+async def test_who_is_patient_goes_along_with_the_next_sync(
+    tmp_path: Path,
+    folder: Path,
+    executor: Executor,
+    monkeypatch: pytest.MonkeyPatch,
+    journal_of: Callable[..., Journal],
+) -> None:
+    journal = journal_of(folder, executor)
+    ended, busy = (Log.create(tmp_path / name) for name in ("ended", "busy"))
+    append(ended, 0)
+    told: list[object] = []
+    writes: list[int] = []
+    real = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda fd, *rest: (writes.append(fd), real(fd, *rest))[1])
+    journal.commit(ended, told.append, patient=True)
+    await asyncio.sleep(0)
+    assert not writes
+    append(busy, 0)
+    await journal.committed(busy)
+    assert len(writes) == 1
+    assert told == [None]
+    assert ended.unsynced_bytes == 0
+
+
+async def test_who_is_patient_is_on_disk_soon_also_where_nobody_else_comes(
+    tmp_path: Path, folder: Path, executor: Executor, journal_of: Callable[..., Journal]
+) -> None:
+    journal = journal_of(folder, executor)
+    log = Log.create(tmp_path / "log")
+    append(log, 0)
+    told = asyncio.get_running_loop().create_future()
+    journal.commit(log, told.set_result, patient=True)
+    assert await asyncio.wait_for(told, 50 * PATIENCE_S) is None
+    assert log.unsynced_bytes == 0
+
+
+async def test_closing_a_journal_syncs_who_is_still_patient(
+    tmp_path: Path, folder: Path, executor: Executor, journal_of: Callable[..., Journal]
+) -> None:
+    journal = journal_of(folder, executor)
+    log = Log.create(tmp_path / "log")
+    append(log, 0)
+    told: list[object] = []
+    journal.commit(log, told.append, patient=True)
+    journal.close()
+    assert told == [None]
+    assert log.unsynced_bytes == 0
 
 
 async def test_a_large_record_is_synced_in_its_own_log(

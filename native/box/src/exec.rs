@@ -5,6 +5,7 @@
 
 use crate::msgpack::Value;
 use crate::sys::*;
+use crate::turns;
 use crate::users::User;
 use std::ffi::{c_char, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -56,7 +57,11 @@ fn run(job: &Value, stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> ! {
         const TIOCSCTTY: u64 = 0x540e;
         unsafe { ioctl(0, TIOCSCTTY, 0) };
     }
-    let (code, text) = match prepare(job) {
+    let prepared = prepare(job);
+    if job.get("t").str() != "helper" {
+        turns::ordinary(); // the helper forks calls, and each call does this for itself
+    }
+    let (code, text) = match prepared {
         Ok((argv, env)) => (launch(&argv, &env)).unwrap_or((NOT_RUNNABLE, "nothing to run".into())),
         Err(fail) => (NOT_RUNNABLE, fail.text()),
     };

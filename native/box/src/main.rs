@@ -18,6 +18,7 @@ mod probe;
 mod rootfs;
 mod spawner;
 mod sys;
+mod turns;
 mod users;
 mod zygote;
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import BoxFileError, BoxGoneError
+from .errors import BoxFileError, BoxGoneError, Cause
 from .frames import Link, Message
 
 OnOutput = Callable[[int, bytes], None]
@@ -168,7 +168,10 @@ class AgentLink:
         answer = await self._operate(self._count, message, None)
         if "error" in answer:
             text = os.strerror(answer["errno"]) if answer["errno"] else answer["error"]
-            raise BoxFileError(f"cannot {do} {path}: {text}", errno=answer["errno"])
+            error = BoxFileError(f"cannot {do} {path}: {text}", errno=answer["errno"])
+            if error.cause is Cause.DISK_FULL:
+                error.remedy = "remove files, or create the box with a larger disk_mb"
+            raise error
         return answer["value"]
 
     def _receive(self, message: Message) -> None:

@@ -144,18 +144,27 @@ class Cells:
         cell_id = f"b{uuid.uuid4().hex[:16]}"
         folder = self._home.boxes / cell_id
         slot = self._free_slots.pop()
+        cell: Cell | None = None
+
+        def gone() -> None:
+            if cell is not None:
+                cell.on_gone()
+
         try:
             rootfs = await self._settle(folder, spec)
             launch = self._launch_spec(cell_id, spec, rootfs, slot)
+            tries = 0
 
             def create(launcher: Launcher) -> Awaitable[dict[str, Any]]:
-                (folder / "agent.sock").unlink(missing_ok=True)  # of a launcher that was killed
+                nonlocal tries
+                tries += 1
+                if tries > 1:  # the launcher before was killed
+                    (folder / "agent.sock").unlink(missing_ok=True)
                 return launcher.create(launch)
 
             answer = await self._with_launcher(create)
             self._alive[cell_id] = answer["pid"], answer["groups"]
-            cell: Cell
-            link = await AgentLink.connect(folder / "agent.sock", lambda: cell.on_gone())
+            link = await AgentLink.connect(folder / "agent.sock", gone)
         except BaseException as error:
             await self._give_up(cell_id, folder, slot)
             if isinstance(error, OSError):
@@ -164,8 +173,8 @@ class Cells:
         if spec.python:
             link.start_helper(helper_argv(spec.python))
         pid, groups = answer["pid"], answer["groups"]
-        image = json.loads(rootfs.image.manifest())
         confinement = {name: answer[name] for name in ("landlock", "unmapped")}
+        image = rootfs.image_data
         cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement)
         return cell
 

@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from errno import EDQUOT, ENOSPC
 from typing import Any
 
 from baleen.errors import SandboxError, UsageError
@@ -131,13 +132,21 @@ class CallError(SandboxError):
 
 
 class BoxFileError(SandboxError, OSError):
-    """A file operation in the box failed; ``errno`` is the box's."""
+    """A file operation in the box failed; ``errno`` is the box's.
+
+    ``cause`` is "disk-full" where the box has written all of its ``disk_mb``, otherwise None.
+    """
 
     code = "sandbox-file"
 
-    def __init__(self, message: str, *, remedy: str | None = None, errno: int = 0) -> None:
+    def __init__(
+        self, message: str, *, remedy: str | None = None, errno: int = 0, cause: str | None = None
+    ) -> None:
         super().__init__(message, remedy=remedy)
         self.errno = errno
+        if cause is None and errno in (ENOSPC, EDQUOT):
+            cause = Cause.DISK_FULL
+        self.cause = Cause(cause) if cause is not None else None
 
 
 _KINDS: tuple[type[SandboxError | UsageError], ...] = (

@@ -30,6 +30,7 @@ LARGE_BYTES = 256 << 10
 """A log with more than this to sync is synced by itself: writing it twice would cost more."""
 
 SYNC_LANES = 16
+PATIENCE_S = 0.02
 FAST_SYNC_S = 0.004
 """Syncs are waited for in the event loop while they take less: what arrives meanwhile makes the
 next batch, and the hop to a thread and back would cost as much as a fast disk's sync."""
@@ -56,6 +57,8 @@ class Journal:
         self._cleaning: Future[None] | None = None
         self._waiting: dict[Log, list[Done]] = {}
         self._is_busy = False
+        self._is_due = False
+        self._later: asyncio.TimerHandle | None = None
         self._sync_time_s = 0.0
         self._load()
 
@@ -75,11 +78,21 @@ class Journal:
         new.begin(new.generation + 1, self._boot)
         new.sync()
 
-    def commit(self, log: Log, done: Done) -> None:
-        """Calls back when everything appended to ``log`` so far is on disk, or with the error."""
-        if not self._waiting and not self._is_busy:
-            asyncio.get_running_loop().call_soon(self._flush)
+    def commit(self, log: Log, done: Done, *, patient: bool = False) -> None:
+        """Calls back when everything appended to ``log`` so far is on disk, or with the error.
+
+        Who is ``patient`` waits up to :data:`PATIENCE_S` for somebody else's sync to go along with.
+        """
         self._waiting.setdefault(log, []).append(done)
+        if not patient:
+            self._flush_soon()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(PATIENCE_S, self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        if not self._is_due and not self._is_busy:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
     async def committed(self, log: Log) -> None:
         """Waits for :meth:`commit`.
@@ -93,9 +106,10 @@ class Journal:
             raise error
 
     def _flush(self) -> None:
+        self._is_due = False
         if self._is_busy or not self._waiting:
             return
-        batch, self._waiting = self._waiting, {}
+        batch = self._take()
         large = [log for log in batch if log.unsynced_bytes > LARGE_BYTES]
         spans = [(log, log.unsynced()) for log in batch if log not in large and log.unsynced_bytes]
         if self._sync_time_s < FAST_SYNC_S and not large:
@@ -111,6 +125,13 @@ class Journal:
             self._flush()
 
         work.add_done_callback(written)
+
+    def _take(self) -> dict[Log, list[Done]]:
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        batch, self._waiting = self._waiting, {}
+        return batch
 
     def _finish(self, batch: dict[Log, list[Done]], failed: dict[Log, TrajectoryError]) -> None:
         for log, callbacks in batch.items():
@@ -165,6 +186,9 @@ class Journal:
 
     def close(self) -> None:
         """Syncs every log, so that nothing has to be read here again."""
+        batch = self._take()
+        waiting = [log for log in batch if log.unsynced_bytes]
+        self._finish(batch, self._write([], waiting))
         old, new = self._files
         if self._cleaning is not None:
             self._cleaning.result()

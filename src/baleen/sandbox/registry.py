@@ -48,6 +48,9 @@ ORPHAN_EXTRA_S = 600
 
 RECOVERY_LANES = 32
 
+FORGET_AT_ONCE = 64
+"""Ended boxes that are forgotten in one go."""
+
 
 class Registry:
     """Boxes by id. Every method is called from the edge's one event loop."""
@@ -65,6 +68,7 @@ class Registry:
         remembered: int,
     ) -> None:
         self.home = home
+        self._boxes = str(home.boxes)
         self.groups = groups
         self.max_boxes = max_boxes
         self.privileged = privileged
@@ -229,7 +233,8 @@ class Registry:
         assert box.ended is not None
         with contextlib.suppress(SandboxError):
             box.log.append(Kind.CLOSE, {"cause": box.ended.value}, sync=False)
-        self._journal.commit(box.log, lambda _: box.log.close())
+        # Nobody waits for it: the next command's sync takes it along.
+        self._journal.commit(box.log, lambda _: box.log.close(), patient=True)
 
     async def _remove(self, box: Box) -> None:
         try:
@@ -241,8 +246,9 @@ class Registry:
         finally:
             if box.link is not None:
                 box.link.close()
-            for name in ("agent.sock", "box.json"):
-                Path(f"{self.home.boxes}/{box.id}/{name}").unlink(missing_ok=True)
+            for name in ("agent.sock", "box.json") if box.image.layers else ("agent.sock",):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(f"{self._boxes}/{box.id}/{name}")  # noqa: PTH108 - for every box
             if box.slot is not None:
                 self._cells.free_slot(box.slot)
             self._remember(box)
@@ -251,10 +257,15 @@ class Registry:
         """Keeps what a late client may ask about the last boxes that ended, and no more."""
         self._ended[box.id] = box
         self._tombstones.append(box.id)
+        if len(self._tombstones) < self._remembered + FORGET_AT_ONCE:
+            return
+        forgotten = []
         while len(self._tombstones) > self._remembered:
             oldest = self._tombstones.popleft()
             self._by_request.pop(self._ended.pop(oldest).request, None)
-            shutil.rmtree(self.home.boxes / oldest, ignore_errors=True)
+            forgotten.append(f"{self._boxes}/{oldest}")
+        # Removing a folder may wait for the file system, and nobody waits for it to be gone.
+        self._executor.submit(_remove_all, forgotten)
 
     def _living(self, box_id: str) -> Box:
         box = self.find(box_id)
@@ -457,6 +468,11 @@ class Registry:
         for box in self._alive.values():
             box.log.close()
         self._executor.shutdown(wait=False)
+
+
+def _remove_all(folders: list[str]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unknown(home: Home, box_id: str) -> SandboxError:

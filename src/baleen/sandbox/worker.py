@@ -146,6 +146,7 @@ def _become_call(inbox: socket.socket) -> None:
             return
         stdin, stdout, stderr = fds
         os.setsid()
+        _take_ordinary_turns()
         os.dup2(stderr, 1)
         os.dup2(stderr, 2)
         os.close(stderr)
@@ -159,6 +160,14 @@ def _become_call(inbox: socket.socket) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def _take_ordinary_turns() -> None:
+    """The worker inherits short turns of the processor from the edge; calls do not."""
+    number = {"x86_64": 314, "aarch64": 274}.get(os.uname().machine)
+    if number is not None and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        _libc.syscall(number, 0, struct.pack("<IIQiIQQQ", 48, 0, 0, nice, 0, 0, 0, 0), 0)
 
 
 def _answer(call: bytes) -> "dict[str, object]":

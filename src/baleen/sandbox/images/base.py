@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,13 @@ class Rootfs:
     image: Image = field(default_factory=Image)
     """The image, workspace and toolkits included, that a commit of the box stands on."""
 
-    @property
+    @cached_property
+    def image_data(self) -> dict[str, Any]:
+        """The image as logs name it."""
+        data: dict[str, Any] = json.loads(self.image.manifest())
+        return data
+
+    @cached_property
     def has_erofs(self) -> bool:
         return any(isinstance(x, Erofs) for o in self.overlays for x in o.lowers)
 

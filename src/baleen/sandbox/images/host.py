@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..home import Home
-from .base import Overlay
+from .base import Image, Overlay, Rootfs
 
 _SHARED = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _EMPTY = (
@@ -55,6 +55,16 @@ _ETC = {
 def host_overlays(home: Home) -> list[Overlay]:
     """The host's overlays, looked at anew every :data:`HOST_CHECK_S`."""
     return _host_overlays(home, int(time.monotonic() / HOST_CHECK_S))
+
+
+def host_rootfs(home: Home) -> Rootfs:
+    """What a box of image ``host`` is launched with."""
+    return _host_rootfs(home, int(time.monotonic() / HOST_CHECK_S))
+
+
+@lru_cache(maxsize=4)
+def _host_rootfs(home: Home, period: int) -> Rootfs:
+    return Rootfs(tuple(_host_overlays(home, period)), image=Image(base="host"))
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,7 @@ from ..errors import UnsupportedError
 from ..home import Home
 from .base import Config, Erofs, Image, LayerRef, Lower, Overlay, Rootfs
 from .errors import ImageError
-from .host import host_overlays
+from .host import host_overlays, host_rootfs
 from .reader import read_tree
 from .store import Store
 from .unpack import unpack
@@ -50,6 +50,9 @@ def mount_by() -> MountBy:
     answers = probe()
     offered = {answers.get("erofs_file"), answers.get("erofs_loop")}
     return MountBy.AUTO if is_privileged() and "ok" in offered else MountBy.DIRECTORY
+
+
+_HOST = Image(base="host")
 
 
 def is_named(image: str) -> bool:
@@ -101,6 +104,8 @@ def stack(lower: Image, upper: Image, name: str) -> Image:
 def rootfs_of(image: Image, home: Home) -> Rootfs:
     """What a box of an image is launched with."""
     overlays = {o.at: o.lowers for o in base_overlays(image.base, home)}
+    if image == _HOST:
+        return host_rootfs(home)
     digests = tuple(layer.digest for layer in image.layers)
     if image.layers:
         store = Store(home.images)
@@ -130,7 +135,7 @@ def lower_of(store: Store, layer: LayerRef, how: MountBy) -> Lower:
 
 def _load(name: str, home: Home) -> Image:
     if name == "host":
-        return Image(base="host")
+        return _HOST
     if not is_named(name):
         folder = Path(name).expanduser()
         if not folder.is_dir():

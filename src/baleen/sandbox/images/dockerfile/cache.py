@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..base import Image
 from ..store import Store
@@ -40,6 +40,23 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return image if all(self._store.has_layer(x.digest) for x in image.layers) else None
+
+    async def of(
+        self,
+        image: Image,
+        parts: Sequence[str],
+        work: Callable[[], Awaitable[Image]],
+        say: Callable[[str], None],
+    ) -> Image:
+        """The image after a step: known, or worked for and kept."""
+        key = self.key(image, parts)
+        known = self.find(key)
+        if known is not None:
+            say("    from the cache")
+            return known
+        made = await work()
+        self.keep(key, made)
+        return made
 
     def keep(self, key: str, image: Image) -> None:
         data = json.loads(image.manifest())
