@@ -10,7 +10,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 const KEPT_CAPABILITIES: [u32; 9] = [0, 1, 3, 4, 5, 6, 7, 10, 18];
 const LAST_CAPABILITY: u64 = 40;
 
-const PR_SET_DUMPABLE: i32 = 4;
 const PR_SET_SECCOMP: i32 = 22;
 const PR_CAPBSET_DROP: i32 = 24;
 const PR_SET_NO_NEW_PRIVS: i32 = 38;
@@ -28,7 +27,7 @@ pub fn confine(userns: Option<&OwnedFd>, rlimits: &[Value]) -> Res<()> {
     sys::set_prctl(PR_SET_NO_NEW_PRIVS, 1, "no_new_privs")?;
     install_filter()?;
     // Nobody in the box may trace this process or open its descriptors through /proc.
-    sys::set_prctl(PR_SET_DUMPABLE, 0, "set dumpable")
+    sys::set_prctl(sys::PR_SET_DUMPABLE, 0, "set dumpable")
 }
 
 fn drop_capabilities() -> Res<()> {

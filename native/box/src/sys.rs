@@ -72,6 +72,8 @@ pub const POLLIN: i16 = 1;
 pub const POLLOUT: i16 = 4;
 pub const SHUT_WR: c_int = 1;
 pub const SIGKILL: c_int = 9;
+pub const SIGCONT: c_int = 18;
+pub const SIGSTOP: c_int = 19;
 pub const SIGPIPE: c_int = 13;
 pub const SIGCHLD: c_int = 17;
 pub const SIG_DFL: usize = 0;
@@ -563,6 +565,9 @@ pub fn unblock_signals() {
 
 /// The signal that a process gets when its parent dies.
 pub const PR_SET_PDEATHSIG: i32 = 1;
+
+/// Whether others of the same user may trace a process and open its descriptors.
+pub const PR_SET_DUMPABLE: i32 = 4;
 
 pub fn set_prctl(op: c_int, value: u64, what: &str) -> Res<()> {
     check(unsafe { prctl(op, value, 0, 0, 0) }.into(), what).map(drop)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from errno import EBUSY
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ OnOutput = Callable[[int, bytes], None]
 OnEnd = Callable[[Message | None], None]
 """Called once with an operation's end, with None when the box ended first."""
 
-AGENT_PROTOCOL = 2
+AGENT_PROTOCOL = 3
 _FIRST_CONNECTION = 1 << 40
 
 
@@ -113,6 +115,26 @@ class AgentLink:
 
     def resume(self) -> None:
         self._link.send({"t": "resume"})
+
+    @contextlib.asynccontextmanager
+    async def standing_still(self, *, opens: bool) -> AsyncIterator[None]:
+        """No process of the box but the first moves within; its clocks stand still, too.
+
+        With `opens` an edge that is no root may open what process 1 holds open.
+
+        Raises:
+            BoxFileError: a process does not stop.
+        """
+        self._count += 1
+        message = {"t": "still", "op": self._count, "opens": opens}
+        try:
+            answer = await self._operate(self._count, message, None)
+            if "error" in answer:
+                raise BoxFileError(f"the box cannot be read: {answer['error']}", errno=EBUSY)
+            yield
+        finally:
+            if self.is_open:
+                self._link.send({"t": "go"})
 
     def start_helper(self, argv: Sequence[str]) -> None:
         """Starts the process that serves jobs with ``via`` "helper"."""

@@ -81,8 +81,8 @@ def _container() -> Backend:
         "streams": True,
         "pty": True,
         "ports": True,
-        "snapshot": root,
-        "fork": root,
+        "snapshot": True,
+        "fork": True,
         "pause": root,
     }
     return Backend(

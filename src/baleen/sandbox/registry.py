@@ -32,7 +32,8 @@ from .errors import (
 from .freezer import Freezer
 from .home import Home
 from .images.base import Image
-from .images.commit import UPPERS_FD, commit, standing_still
+from .images.commit import UPPERS_FD, commit
+from .images.folders import Ids
 from .images.store import Store
 from .journal import Journal
 from .launcher import Launcher
@@ -278,22 +279,19 @@ class Registry:
 
         Raises:
             BoxGoneError: it has ended.
-            UnsupportedError: an ordinary user's edge cannot read what a box has written.
+            ImageError: something that it has written cannot be read.
         """
         box = self._living(box_id)
-        if not self.privileged:
-            raise UnsupportedError(
-                "a snapshot of a box needs an edge that runs as root", remedy="run as root"
-            )
         assert box.slot is not None
         uppers = [(at, f"/proc/{box.pid}/fd/{UPPERS_FD}/up{i}") for i, at in enumerate(box.places)]
-        base = first_id(box.slot)
+        ids = Ids(first_id(box.slot)) if self.privileged else Ids(only_root=True)
 
         def work() -> str:
-            with standing_still(box.groups if not box.is_paused else []):
-                return commit(Store(self.home.images), box.image, uppers, base, name)
+            return commit(Store(self.home.images), box.image, uppers, ids, name)
 
-        digest = await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        assert box.link is not None, "a living box has one"
+        async with box.link.standing_still(opens=not self.privileged):
+            digest = await asyncio.get_running_loop().run_in_executor(self._executor, work)
         await box.append(Kind.SNAPSHOT, {"image": digest, "name": name})
         return digest
 

@@ -16,7 +16,7 @@ use crate::msgpack::Value;
 use crate::spawner::Spawner;
 use crate::sys::*;
 use op::Op;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -57,6 +57,8 @@ struct Agent {
     accepted: i64,
     /// Since when the commands stand still: their clocks do, too.
     paused_at: Option<Instant>,
+    /// While the edge reads what the box has written: whom that stopped.
+    still: Option<HashSet<i32>>,
     /// Supervisors that somebody killed, until nothing of theirs is left.
     lost_supervisors: Vec<i32>,
 }
@@ -80,6 +82,7 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>) -> ! {
         proxy: None,
         accepted: 0,
         paused_at: None,
+        still: None,
         lost_supervisors: Vec::new(),
     };
     while agent.turn().is_ok() {}
@@ -167,6 +170,7 @@ impl Agent {
         if self.conn.is_some() && !self.is_claimed {
             std::process::exit(0);
         }
+        self.go();
         self.ops.values_mut().for_each(Op::detach);
         self.ops.retain(|_, op| !op.is_connection());
         self.conn = None;
@@ -192,6 +196,8 @@ impl Agent {
             }
             "pause" => self.paused_at = self.paused_at.or(Some(Instant::now())),
             "resume" => self.resume(),
+            "still" => self.stand_still(id, frame),
+            "go" => self.go(),
             "helper" => self.start_helper(frame),
             "attach" => self.attach(id),
             "ack" => drop(self.ops.remove(&id)),
@@ -219,6 +225,32 @@ impl Agent {
     fn resume(&mut self) {
         if let Some(since) = self.paused_at.take() {
             self.ops.values_mut().for_each(|op| op.delay(since.elapsed()));
+        }
+    }
+
+    /// Stops the box's processes, unless they are frozen already, and opens this one's descriptors to
+    /// an edge that is no root. The box's own user could open them, too: none of his processes may move.
+    fn stand_still(&mut self, id: i64, frame: &Value) {
+        if self.paused_at.is_none() {
+            let (stopped, nobody_moves) = processes::stop_all();
+            self.still = Some(stopped);
+            self.paused_at = Some(Instant::now());
+            if !nobody_moves {
+                self.go();
+                return self.reply(&map! { "t" => "file", "op" => id, "errno" => 16, "error" => "its processes do not stop" });
+            }
+        }
+        if frame.get("opens").bool() {
+            let _ = set_prctl(PR_SET_DUMPABLE, 1, "set dumpable");
+        }
+        self.reply(&map! { "t" => "file", "op" => id, "value" => Value::Nil });
+    }
+
+    fn go(&mut self) {
+        let _ = set_prctl(PR_SET_DUMPABLE, 0, "set dumpable");
+        if let Some(stopped) = self.still.take() {
+            processes::let_go(&stopped);
+            self.resume();
         }
     }
 

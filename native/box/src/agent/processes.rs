@@ -1,23 +1,60 @@
 //! The process tree of the box, read from its own /proc.
 
-use crate::sys::{send_signal, SIGKILL};
+use crate::sys::{send_signal, SIGCONT, SIGKILL, SIGSTOP};
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::time::Duration;
 
-/// Parent of every process of the box. Zombies are left out: they need no signal.
+/// How often, half a millisecond apart, to look for processes that do not stand still yet.
+const STOP_ATTEMPTS: usize = 400;
+
+/// Parent of every process of the box.
 fn parents() -> HashMap<i32, i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return HashMap::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
+    living().into_iter().map(|process| (process.pid, process.parent)).collect()
 }
 
-fn parent(pid: i32) -> Option<i32> {
+struct Process {
+    pid: i32,
+    parent: i32,
+    is_stopped: bool,
+}
+
+/// Every process of the box. Zombies are left out: they need no signal.
+fn living() -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter_map(process).collect()
+}
+
+fn process(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold spaces and brackets: fields count from the last ')'.
     let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (state != "Z" && state != "X").then_some(parent)
+    let is_stopped = state == "T" || state == "t";
+    (state != "Z" && state != "X").then_some(Process { pid, parent, is_stopped })
+}
+
+/// Stops every process but this one, those that they start meanwhile included; returns whom, and
+/// whether nobody moves. Those that stood still before are not among them.
+pub fn stop_all() -> (HashSet<i32>, bool) {
+    let mut stopped = HashSet::new();
+    for _ in 0..STOP_ATTEMPTS {
+        let moving: Vec<i32> =
+            living().iter().filter(|p| p.pid != 1 && !p.is_stopped).map(|p| p.pid).collect();
+        if moving.is_empty() {
+            return (stopped, true);
+        }
+        moving.iter().for_each(|pid| send_signal(*pid, SIGSTOP));
+        stopped.extend(moving);
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    (stopped, false)
+}
+
+pub fn let_go(stopped: &HashSet<i32>) {
+    stopped.iter().for_each(|pid| send_signal(*pid, SIGCONT));
 }
 
 /// Kills every descendant of `ancestor`; returns how many there were.

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from .base import Image, LayerRef
 from .folders import Ids, read_folder
@@ -26,7 +22,7 @@ def commit(
     store: Store,
     image: Image,
     uppers: Sequence[tuple[str, str]],
-    id_base: int,
+    ids: Ids,
     name: str | None = None,
 ) -> str:
     """Adds what a box has written to the image that it stands on; returns the digest.
@@ -35,7 +31,7 @@ def commit(
         store: where it goes.
         image: what the box stands on.
         uppers: (where an overlay is mounted, its upper layer on the host).
-        id_base: the host id of the box's root.
+        ids: how owners on the host become owners in the image.
         name: the new image's name, if it gets one.
     """
     layers = list(image.layers)
@@ -49,7 +45,7 @@ def commit(
 
             def fill(writer: object, upper: str = upper) -> Node:
                 nonlocal root
-                root = read_folder(upper, writer, ids=Ids(id_base), is_upper=True)  # type: ignore[arg-type]
+                root = read_folder(upper, writer, ids=ids, is_upper=True)  # type: ignore[arg-type]
                 _without_launchers_places(root)
                 return root
 
@@ -79,38 +75,3 @@ def _without_launchers_places(root: Node) -> None:
         node = root.children.get(name)
         if node is not None and node.is_folder and not node.children and not node.is_opaque:
             del root.children[name]
-
-
-@contextmanager
-def standing_still(groups: Sequence[str]) -> Iterator[None]:
-    """Stops the processes of a box's control groups, those that they start meanwhile included."""
-    stopped: set[int] = set()
-    try:
-        for _ in range(STOP_ATTEMPTS if groups else 0):
-            moving = [pid for pid in _members(groups[0]) if _state(pid) not in ("T", "t", "Z", "")]
-            if not moving:
-                break
-            for pid in moving:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGSTOP)
-                    stopped.add(pid)
-            time.sleep(0.0005)
-        yield
-    finally:
-        for pid in stopped & set(_members(groups[0]) if groups else ()):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-
-def _members(group: str) -> list[int]:
-    try:
-        return [int(pid) for pid in Path(group, "cgroup.procs").read_text().split()]
-    except OSError:
-        return []
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""

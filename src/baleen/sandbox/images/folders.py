@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .erofs import ImageWriter
@@ -55,6 +56,18 @@ def read_folder(
     return _Folder(writer, ids, is_upper, skip, meter or Meter(Limits())).read(path)
 
 
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Says which place of the image may not be read; root may read all."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ImageError(
+            f"{path} cannot be read as an ordinary user, its mode forbids it",
+            remedy="let its owner read it (chmod u+rX), or run the edge as root",
+        ) from error
+
+
 class _Folder:
     def __init__(
         self,
@@ -76,13 +89,16 @@ class _Folder:
         pending = [(root, path, "")]
         while pending:
             parent, at, relative = pending.pop()
-            for entry in self._entries(at):
+            with _named(f"/{relative}"):
+                entries = self._entries(at)
+            for entry in entries:
                 below = f"{relative}{entry.name}"
                 if self._skip is not None and self._skip(
                     below, entry.is_dir(follow_symlinks=False)
                 ):
                     continue
-                node = self._entry(entry)
+                with _named(f"/{below}"):
+                    node = self._entry(entry)
                 if node is None:
                     continue
                 parent.children[os.fsencode(entry.name)] = node
