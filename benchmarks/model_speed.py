@@ -3,7 +3,7 @@
     python benchmarks/model_speed.py [--depths 1024 8192 32768] [--dtype bf16] [--without llama.cpp]
 
 Batch 1. The experts are in FP4 in the file. llama.cpp computes with them (as MXFP4), and so do we;
-"baleen decoded" and transformers load them as numbers. At each depth: 512 more tokens, then 32
+"baleen decoded" and transformers load them as numbers. At each depth: 512 more tokens, then 128
 single ones (median). transformers prefills in its faster way, chunks of 512. Each program runs in
 a process of its own, for its peak memory; llama.cpp is built when it is not there
 (`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints and writes
@@ -58,7 +58,7 @@ CONFIG = ModelConfig(
     expert_dtype="fp4",
 )
 CHUNK = 512
-DECODE_STEPS = 32
+DECODE_STEPS = 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Feed = Callable[[torch.Tensor], object]

@@ -1,9 +1,9 @@
 """How many boxes one host holds: idle ones by memory, live ones by the time of a command.
 
-    python benchmarks/sandbox_density.py [--idle 2000] [--live 500] [--seconds 30]
+    python benchmarks/sandbox_density.py [--idle 2000] [--live 500] [--duty 0.05] [--seconds 30]
 
 Idle: makes the boxes and reads how much memory the host has less, in all and by box. Live: each box
-spins for 50 ms of every second (5 % duty) in the background, while commands go to boxes drawn at
+spins for 50 ms at a time, for a share of time that is `--duty`, in the background, while commands go to boxes drawn at
 random, one after the other; their times are reported. Writes
 ``benchmarks/results/sandbox_density.csv``.
 """
@@ -26,13 +26,14 @@ from baleen.sandbox import Sandbox
 from baleen.sandbox.home import Home
 
 AT_ONCE = 32
+PULSE_S = 0.05
 SPIN = """
 import time
 time.sleep({delay})
 while True:
-    end = time.process_time() + 0.05
+    end = time.process_time() + {pulse}
     while time.process_time() < end: pass
-    time.sleep(0.95)
+    time.sleep({rest})
 """
 
 
@@ -77,11 +78,11 @@ async def idle(count: int) -> dict[str, float]:
     }
 
 
-async def live(count: int, seconds: float) -> dict[str, float]:
-    chance = random.Random(1)
+async def live(count: int, seconds: float, duty: float) -> dict[str, float]:
+    chance, rest_s = random.Random(1), PULSE_S / duty - PULSE_S
     boxes = await make(count)
     for box in boxes:
-        spin = SPIN.format(delay=chance.random())
+        spin = SPIN.format(delay=chance.random() * PULSE_S / duty, pulse=PULSE_S, rest=rest_s)
         await box.shell(f"python3 -S -c '{spin}' > /dev/null 2>&1 &")
     times_ms, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
@@ -96,7 +97,8 @@ async def live(count: int, seconds: float) -> dict[str, float]:
         "commands": len(times_ms),
         "exec_p50_ms": round(times_ms[len(times_ms) // 2], 2),
         "exec_p99_ms": round(times_ms[int(0.99 * len(times_ms))], 2),
-        "cpu_duty_asked": round(0.05 * count, 1),
+        "duty": duty,
+        "processors_asked": round(duty * count, 2),
     }
 
 
@@ -105,7 +107,7 @@ async def both(options: argparse.Namespace) -> list[dict[str, float | str]]:
     keeper = await Sandbox.create()
     for what, work in (
         ("idle", idle(options.idle)),
-        ("live", live(options.live, options.seconds)),
+        ("live", live(options.live, options.seconds, options.duty)),
     ):
         row: dict[str, float | str] = {"what": what, **await work}
         print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
@@ -118,6 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--idle", type=int, default=2000)
     parser.add_argument("--live", type=int, default=500)
+    parser.add_argument("--duty", type=float, default=0.05, help="of one processor, per live box")
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="density", ignore_cleanup_errors=True) as folder:
