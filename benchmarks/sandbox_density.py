@@ -3,8 +3,8 @@
     python benchmarks/sandbox_density.py [--idle 2000] [--live 500] [--duty 0.05] [--seconds 30]
 
 Idle: makes the boxes and reads how much memory the host has less, in all and by box. Live: each box
-spins for 50 ms at a time, for a share of time that is `--duty`, in the background, while commands go to boxes drawn at
-random, one after the other; their times are reported. Writes
+spins in the background, 50 ms at a time, for a share of time that is `--duty`, while commands go to
+boxes drawn at random, one after the other; their times are reported. Writes
 ``benchmarks/results/sandbox_density.csv``.
 """
 
