@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import subprocess
@@ -154,9 +155,13 @@ def measure_llama(folder: Path, depths: list[int]) -> list[Row]:
     for depth in sorted(depths):
         command = [str(peer.bench), "-m", str(target), "-t", "1", "-r", "1", "-o", "json"]
         command += ["-p", str(CHUNK), "-n", str(DECODE_STEPS), "-d", str(depth)]
-        run = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = {bool(test["n_gen"]): test["avg_ts"] for test in json.loads(run.stdout)}
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert run.stdout is not None, "it is piped"
+        told = run.stdout.read()
+        _, status, usage = os.wait4(run.pid, 0)  # the peak of this child alone
+        if status:
+            raise SystemExit(f"{' '.join(command)} failed with status {status}")
+        found = {bool(test["n_gen"]): test["avg_ts"] for test in json.loads(told)}
         rows.append(
             {
                 "program": "llama.cpp",
@@ -164,7 +169,7 @@ def measure_llama(folder: Path, depths: list[int]) -> list[Row]:
                 "prefill_to_depth": "",
                 "prefill_512": round(found[False]),
                 "decode": round(found[True], 1),
-                "peak_mib": peak,
+                "peak_mib": usage.ru_maxrss // 1024,
             }
         )
         print(json.dumps(rows[-1]), flush=True)
