@@ -6,18 +6,32 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import pytest
 
 from baleen.cli.main import main
 
 QUESTION = {"messages": [{"role": "user", "content": "What is 12 * 12?"}], "max_tokens": 8}
+LONG = {"type": "array", "items": {"type": "integer"}, "minItems": 150, "maxItems": 150}
+ENDLESS = {
+    "type": "function",
+    "function": {
+        "name": "count",
+        "parameters": {"type": "object", "properties": {"to": LONG}, "required": ["to"]},
+    },
+}
+"""A call to it takes nano some seconds."""
 
 
-def test_nano_is_served_out_of_the_box_and_ends_on_sigterm(tmp_path: Path) -> None:
+@contextmanager
+def serving(home: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """`baleen serve nano` in a process of its own, and a client of it."""
     command = [sys.executable, "-m", "baleen.cli.main", "serve", "nano", "--port", "0"]
-    env = {**os.environ, "BALEEN_HOME": str(tmp_path)}
+    env = {**os.environ, "BALEEN_HOME": str(home)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
         try:
             assert process.stderr is not None
@@ -25,14 +39,50 @@ def test_nano_is_served_out_of_the_box_and_ends_on_sigterm(tmp_path: Path) -> No
             assert line.startswith("baleen: serving nano at http://127.0.0.1:")
             url = line.rpartition(" ")[2]
             with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
-                answer = http.post("/v1/chat/completions", json=QUESTION).json()
-                assert answer["usage"]["completion_tokens"] == 8
-                again = http.post("/v1/chat/completions", json=QUESTION).json()
-                assert again["choices"][0]["message"] == answer["choices"][0]["message"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+                yield process, http
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_finishes_what_has_begun_and_a_second_one_breaks_it_off(
+    tmp_path: Path, signals: int
+) -> None:
+    fields = {**QUESTION, "stream": True, "max_tokens": 3500, "tools": [ENDLESS]}
+    fields |= {"tool_choice": "required", "thinking": {"type": "disabled"}, "temperature": 1.0}
+    with serving(tmp_path) as (process, http):
+        assert process.stderr is not None
+        with (
+            suppress(httpx.RemoteProtocolError),
+            http.stream("POST", "/v1/chat/completions", json=fields) as stream,
+        ):
+            lines = stream.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGINT)
+            line = process.stderr.readline()
+            assert line == ("baleen: finishing 1 answer, taking no more; Ctrl-C again to end now\n")
+            if signals == 2:
+                process.send_signal(signal.SIGINT)
+            is_whole = "data: [DONE]" in list(lines)
+        code = process.wait(30)
+        rest = process.stderr.read()
+    assert "Traceback" not in rest
+    if signals == 1:
+        assert is_whole
+        assert code == 0
+    else:
+        assert code == 130
+        assert rest.endswith("baleen: interrupted\n")
+
+
+def test_nano_is_served_out_of_the_box_and_ends_on_sigterm(tmp_path: Path) -> None:
+    with serving(tmp_path) as (process, http):
+        answer = http.post("/v1/chat/completions", json=QUESTION).json()
+        assert answer["usage"]["completion_tokens"] == 8
+        again = http.post("/v1/chat/completions", json=QUESTION).json()
+        assert again["choices"][0]["message"] == answer["choices"][0]["message"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
     assert (tmp_path / "serve/nano/turns.db").is_file()
     assert not list((tmp_path / "serve/nano/tokens").iterdir())
 

@@ -63,6 +63,8 @@ class HttpServer:
         self._connections = 0
         self._runner: web.ServerRunner | None = None
         self._ticker: asyncio.Task[None] | None = None
+        self.is_hurried = False
+        """Set while it stops: breaks off what has begun."""
 
     def _make_routes(self) -> dict[str, Route]:
         gateway, keep_alive = self.gateway, self._keep_alive
@@ -108,7 +110,7 @@ class HttpServer:
         self.gateway.is_draining = True
         with suppress(TimeoutError):
             async with asyncio.timeout(self.gateway.config.drain_timeout_s):
-                while self.gateway.running:
+                while self.gateway.running and not self.is_hurried:
                     await asyncio.sleep(0.02)
         if self._ticker is not None:
             self._ticker.cancel()

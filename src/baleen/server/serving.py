@@ -44,7 +44,10 @@ class ServeOptions:
 async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C; `ready` is told the address.
 
+    What has begun is finished then; a second signal breaks it off.
+
     Raises:
+        KeyboardInterrupt: there was a second signal.
         BaleenError: model or upstream cannot be used.
         OSError: the address cannot be listened on.
     """
@@ -60,19 +63,30 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
     server = HttpServer(Gateway(options.config, tokenizer, upstream, tracer_from_environment()))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        server.is_hurried = stop.is_set()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     try:
         port = await server.start(options.host, options.port)
         ready(f"http://{options.host}:{port}")
         await stop.wait()
         if server.gateway.running:
             count = len(server.gateway.running)
-            print(f"baleen: finishing {count} answers, taking no more", file=sys.stderr)
+            print(
+                f"baleen: finishing {count} {'answer' if count == 1 else 'answers'}, taking no"
+                " more; Ctrl-C again to end now",
+                file=sys.stderr,
+            )
     finally:
+        await server.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-        await server.stop()
+    if server.is_hurried:
+        raise KeyboardInterrupt
 
 
 async def _open(options: ServeOptions) -> tuple[Upstream, Any]:
