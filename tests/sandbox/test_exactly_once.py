@@ -179,6 +179,33 @@ async def test_boxes_outlive_the_launcher_and_a_new_one_takes_over(
     assert edge_pid(host.root) == edge
 
 
+async def test_boxes_made_while_launchers_are_killed_start_all_the_same(
+    host: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box whose launcher dies before the edge has reached it is begun again."""
+    monkeypatch.setenv("BALEEN_SANDBOX_POOL_SIZE", "0")  # each is launched when it is asked for
+    chance = random.Random(5)
+
+    async def lives(count: int) -> int:
+        for number in range(count):
+            async with await Sandbox.create() as box:
+                assert (await box.run(["echo", str(number)])).text == f"{number}\n"
+        return count
+
+    async with await Sandbox.create():
+        edge = edge_pid(host.root)
+        work = [asyncio.create_task(lives(100)) for _ in range(4)]
+        kills = 0
+        while not all(task.done() for task in work):
+            await asyncio.sleep(0.05 + 0.1 * chance.random())
+            for child in Path(f"/proc/{edge}/task/{edge}/children").read_text().split():
+                if "zygote" in Path(f"/proc/{child}/cmdline").read_text():
+                    os.kill(int(child), signal.SIGKILL)
+                    kills += 1
+        assert sum([task.result() for task in work]) == 400
+    assert kills > 10
+
+
 async def test_boxes_made_while_the_edge_is_killed_are_whole_or_gone(host: Home) -> None:
     """Creation names its box, so asking again after the edge's death never makes a second one."""
     chance = random.Random(3)

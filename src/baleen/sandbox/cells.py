@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from .agentlink import AgentLink
 from .call import helper_argv
 from .cgroups import Groups
-from .errors import CapacityError, LaunchError
+from .errors import BoxGoneError, CapacityError, LaunchError
 from .home import Home
 from .images.base import Rootfs
 from .images.resolve import is_named, mount_by, resolve, taken
@@ -153,21 +153,10 @@ class Cells:
         try:
             rootfs = await self._settle(folder, spec)
             launch = self._launch_spec(cell_id, spec, rootfs, slot)
-            tries = 0
-
-            def create(launcher: Launcher) -> Awaitable[dict[str, Any]]:
-                nonlocal tries
-                tries += 1
-                if tries > 1:  # the launcher before was killed
-                    (folder / "agent.sock").unlink(missing_ok=True)
-                return launcher.create(launch)
-
-            answer = await self._with_launcher(create)
-            self._alive[cell_id] = answer["pid"], answer["groups"]
-            link = await AgentLink.connect(folder / "agent.sock", gone)
+            answer, link = await self._start(launch, folder, gone)
         except BaseException as error:
             await self._give_up(cell_id, folder, slot)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError | BoxGoneError):
                 raise LaunchError(f"box {cell_id} did not start: {error}") from error
             raise
         if spec.python:
@@ -177,6 +166,28 @@ class Cells:
         image = rootfs.image_data
         cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement)
         return cell
+
+    async def _start(
+        self, launch: dict[str, Any], folder: Path, gone: Callable[[], None]
+    ) -> tuple[dict[str, Any], AgentLink]:
+        """Launches a cell and connects to it. Until then it dies with its launcher: begun again."""
+        cell_id, socket = launch["id"], folder / "agent.sock"
+
+        def create(launcher: Launcher) -> Awaitable[dict[str, Any]]:
+            socket.unlink(missing_ok=True)  # of an attempt before
+            return launcher.create(launch)
+
+        for tries_left in reversed(range(LAUNCHER_TRIES)):
+            answer = await self._with_launcher(create)
+            self._alive[cell_id] = answer["pid"], answer["groups"]
+            try:
+                return answer, await AgentLink.connect(socket, gone)
+            except (OSError, BoxGoneError):
+                if not tries_left:
+                    raise
+            with contextlib.suppress(LaunchError):
+                await self.end(cell_id)
+        raise AssertionError("the last attempt has returned or raised")
 
     async def _settle(self, folder: Path, spec: BoxSpec) -> Rootfs:
         """Looks the layers up and notes them, which from then on keeps them from going."""
