@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,6 +160,61 @@ def test_ragged_rows_equal_single_runs(
             starts[row] += count
     for row, parts in zip(rows, results, strict=True):
         assert close(torch.cat(parts), model(row.unsqueeze(0))[0])
+
+
+@loosely
+@given(
+    lengths=st.lists(st.integers(1, 70), min_size=2, max_size=4),
+    before=st.lists(st.integers(0, 140), min_size=4, max_size=4),
+    steps=st.integers(0, 3),
+)
+@torch.no_grad()
+def test_rows_padded_on_the_left_equal_single_runs(
+    make_model: Make, lengths: list[int], before: list[int], steps: int
+) -> None:
+    model = make_model(5)
+    rows = [random_ids(1, count + steps, count)[0] for count in lengths]
+    width = max(b + n for b, n in zip(before, lengths, strict=False))
+    mask = torch.zeros(len(rows), width, dtype=torch.int64)
+    padded = random_ids(len(rows), width, 99)  # what a pad holds must not matter
+    for row, (start, count) in enumerate(zip(before, lengths, strict=False)):
+        mask[row, start : start + count] = 1
+        padded[row, start : start + count] = rows[row][:count]
+    state = model.new_state(len(rows))
+    logits = model(padded, state, attention_mask=mask)
+    results = [[logits[r, mask[r].bool()]] for r in range(len(rows))]
+    for step in range(steps):
+        token = torch.stack([row[n + step] for row, n in zip(rows, lengths, strict=True)])
+        after = model(token.unsqueeze(1), state)
+        for row in range(len(rows)):
+            results[row].append(after[row])
+    for row, parts in zip(rows, results, strict=True):
+        assert close(torch.cat(parts), model(row.unsqueeze(0))[0])
+
+
+@torch.no_grad()
+def test_behind_left_pads_the_last_column_is_every_rows_last_token(make_model: Make) -> None:
+    model = make_model(5)
+    ids, mask = random_ids(2, 40), torch.ones(2, 40, dtype=torch.bool)
+    mask[1, :13] = False
+    last = model(ids, logits_to_keep=1, attention_mask=mask)
+    assert last.shape == (2, 1, 256)
+    assert close(last[1], model(ids[1:, 13:])[0, -1:])
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (torch.ones(2, 8), "is [2, 8], the ids are [2, 9]"),
+        (torch.full((2, 9), 0.5), "other than 0 and 1"),
+        (torch.tensor([[1] * 9, [1] * 4 + [0] + [1] * 4]), "hole in row 1"),
+    ],
+)
+def test_a_mask_that_describes_no_padding_is_refused(
+    make_model: Make, mask: torch.Tensor, says: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        make_model(5)(random_ids(2, 9), attention_mask=mask)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from baleen.model.hyper_connections import HyperConnection, StreamHead
 from baleen.model.layers import RMSNorm
 from baleen.model.moe import MoE
 from baleen.model.packing import Packing
+from baleen.model.padding import Padding
 from baleen.model.trace import Trace
 
 if TYPE_CHECKING:
@@ -183,15 +184,27 @@ class Transformer(nn.Module):
         logits_to_keep: int | None = None,
         counts_B: Tensor | None = None,
         trace: Trace | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """Logits fp32 [B, T or kept, V] of the tokens that follow each of `ids_BT`.
 
         `state` holds what came before and takes these tokens in; without one the call starts at
         position 0. `counts_B` tells how many tokens of each row are real, the rest is padding on
-        the right, which changes nothing and whose logits mean nothing. `logits_to_keep` keeps the
-        last so many columns.
+        the right, which changes nothing and whose logits mean nothing. `attention_mask` [B, T], 1
+        at tokens, says the same of pads on the left or on either side; give one of the two.
+        `logits_to_keep` keeps the last so many columns.
+
+        Raises:
+            UsageError: ids, mask or room do not fit; nothing has changed then.
         """
-        hidden = self.hidden(ids_BT, state, counts_B, trace)
+        if attention_mask is None:
+            hidden = self.hidden(ids_BT, state, counts_B, trace)
+        else:
+            if counts_B is not None:
+                raise UsageError("give counts_B or attention_mask, not both")
+            padding = Padding.of(attention_mask, ids_BT)
+            moved = self.hidden(padding.to_left(ids_BT), state, padding.counts_B, trace)
+            hidden = padding.back(moved)
         if logits_to_keep is not None:
             hidden = hidden[:, hidden.shape[1] - logits_to_keep :]
         return self.logits(hidden)
