@@ -36,7 +36,17 @@ def test_transformers_own_spelling_is_read(make_model: Make) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("o_groups", 3), ("compress_ratios", [4]), ("hidden_size", 0), ("num_experts_per_tok", 99)],
+    [
+        ("o_groups", 3),
+        ("compress_ratios", [4]),
+        ("compress_ratios", [0, "four"]),
+        ("hidden_size", 0),
+        ("hidden_size", "128"),
+        ("head_dim", 64.5),
+        ("num_hash_layers", True),
+        ("rms_norm_eps", "small"),
+        ("num_experts_per_tok", 99),
+    ],
 )
 def test_impossible_shapes_name_the_field(make_model: Make, field: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{field} = "):

@@ -182,6 +182,11 @@ def _check(config: ModelConfig) -> None:
 
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        wanted = type(field.default)
+        if wanted in (int, float) and (
+            isinstance(value, bool) or not isinstance(value, (int, wanted))
+        ):
+            refuse(field.name, f"must be {'a whole number' if wanted is int else 'a number'}")
         if (
             field.name.endswith(("_size", "_dim", "_rank", "_mult", "_heads", "_topk"))
             and value < 1

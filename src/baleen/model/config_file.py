@@ -77,8 +77,11 @@ def read_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
 
 
 def _ratios(data: Mapping[str, Any]) -> tuple[int, ...]:
-    if data.get("compress_ratios") is not None:
-        return tuple(int(ratio) for ratio in data["compress_ratios"])
+    ratios = data.get("compress_ratios")
+    if ratios is not None:
+        if not isinstance(ratios, (list, tuple)) or any(type(ratio) is not int for ratio in ratios):
+            raise ConfigError(f"compress_ratios = {ratios!r}: must be a list of whole numbers")
+        return tuple(ratios)
     if data.get("layer_types") is None:
         raise ConfigError(
             "neither compress_ratios nor layer_types is given",
@@ -94,7 +97,8 @@ def _ratios(data: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _num_hash_layers(data: Mapping[str, Any]) -> int:
     if data.get("num_hash_layers") is not None:
-        return int(data["num_hash_layers"])
+        count: int = data["num_hash_layers"]  # its type is checked with the other fields
+        return count
     kinds = list(data.get("mlp_layer_types") or ["hash_moe"] * 3)
     count = kinds.count("hash_moe")
     if kinds[:count] != ["hash_moe"] * count:

@@ -84,12 +84,14 @@ class Reader:
             CheckpointError: the bytes are damaged, or codes and scales do not fit together.
         """
         data, scales = self.entries[name]
-        return _joined(name, _read(data), _read(scales) if scales else None)
+        return _joined(f"{data.file}: {name}", _read(data), _read(scales) if scales else None)
 
     def map(self, name: str) -> Stored:
         """A tensor as a view of its file; writing to it changes memory, never the file."""
         data, scales = self.entries[name]
-        return _joined(name, self._map(data), self._map(scales) if scales else None)
+        return _joined(
+            f"{data.file}: {name}", self._map(data), self._map(scales) if scales else None
+        )
 
     def prefetch(self, name: str) -> None:
         """Lets the kernel begin to read a mapped tensor; returns at once."""

@@ -118,12 +118,13 @@ def check_scales(name: str, stored: Stored) -> None:
         raise CheckpointError(f"{name} is {data.dtype} {list(data.shape)}, which takes no scales")
     is_fp4 = data.dtype == torch.int8
     if scales.dtype not in ([torch.float8_e8m0fnu] if is_fp4 else _FP8_SCALES):
-        raise CheckpointError(f"the scales of {name} are {scales.dtype}")
+        wanted = "E8M0" if is_fp4 else "E8M0 or F32"
+        raise CheckpointError(f"{name}: its scales are {scales.dtype}, not {wanted}")
     rows, columns = stored.shape
     expected = (rows, columns // fp4.BLOCK) if is_fp4 else fp8.scale_shape(stored.shape)
     if tuple(scales.shape) != expected or (is_fp4 and columns % fp4.BLOCK):
         raise CheckpointError(
-            f"the scales of {name} have shape {list(scales.shape)}, {rows} x {columns} "
+            f"{name}: its scales have shape {list(scales.shape)}, {rows} x {columns} "
             f"needs {list(expected)}"
         )
 
