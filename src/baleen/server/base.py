@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from baleen.protocol.grammar import AnswerForm
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -42,8 +44,8 @@ class Constraint:
     """The Chat Completions ``tool_choice``; a forced one follows the reasoning at once."""
     parallel: bool = True
     """False: one call and no more."""
-    json_schema: Any = None
-    """A JSON schema for what follows the reasoning."""
+    form: AnswerForm | None = None
+    """What the answer behind the reasoning has to look like."""
     thinking: bool = False
     """The output begins within reasoning, which is free."""
     in_block: bool = False
@@ -79,7 +81,7 @@ class Capabilities:
     calls_grammar: bool = False
     """It can hold calls to their schemas."""
     json_grammar: bool = False
-    """It can hold an answer to a JSON schema."""
+    """It can hold an answer to a JSON schema or a pattern."""
     logprobs: bool = True
     reports_cache: bool = True
 

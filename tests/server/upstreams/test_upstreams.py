@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 from tokenizers import Tokenizer
 
+from baleen.protocol.grammar import AnswerForm
 from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
 from baleen.server.upstreams.http_client import EngineClient
@@ -252,7 +253,7 @@ async def test_vllm_holds_calls_to_their_schemas_by_a_structural_tag(engine: Eng
     assert calls["type"] == "triggered_tags"
     assert calls["triggers"] == ["<｜DSML｜"]
     assert "get_weather" in calls["tags"][0]["content"]["grammar"]
-    wanted = Constraint(json_schema={"type": "object"}, thinking=True)
+    wanted = Constraint(form=AnswerForm({"type": "object"}), thinking=True)
     body = upstream.body(Generation(PROMPT, 8, constraint=wanted))
     tag = json.loads(body["structured_outputs"]["structural_tag"])["format"]
     assert tag["elements"][1] == {"type": "json_schema", "json_schema": {"type": "object"}}
@@ -270,7 +271,7 @@ async def test_llama_server_is_held_to_a_schema_once_the_reasoning_is_over(
     seen: list[Any] = []
     streams = [[said(82, 1), said(close, 2), said(83, 3)], [said(94, 1), said(1, 2), end]]
     client = await engine(replaying(list(streams), seen))
-    wanted = Constraint(json_schema={"type": "object"}, thinking=True)
+    wanted = Constraint(form=AnswerForm({"type": "object"}), thinking=True)
     upstream = LlamaUpstream(client, tokenizer)
     pieces = await pieces_of(upstream, max_tokens=9, constraint=wanted)
     assert joined(pieces) == ([82, close, 94, 1], "stop")

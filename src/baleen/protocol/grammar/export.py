@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from baleen.protocol import tokens
+from baleen.protocol.grammar.answer_rules import AnswerRules
 from baleen.protocol.grammar.automaton import (
     COUNT,
     LITERAL,
@@ -59,6 +60,12 @@ def to_structural_tag(rules: CallRules, *, thinking: bool, in_block: bool = Fals
     return _exported(rules, partial(_tag_of_turn, thinking=thinking, in_block=in_block))
 
 
+def answer_to_ebnf(rules: AnswerRules) -> str:
+    """An answer of some form as EBNF, without reasoning in front of it."""
+    writer = _Writer(rules, has_end=True)
+    return writer.finish(writer.sequence([rules.answer]))
+
+
 def _exported(rules: CallRules, write: Callable[[CallRules], str]) -> Export:
     try:
         return Export(write(rules), False, rules.unenforced)
@@ -71,15 +78,11 @@ class _TooManyRules(Exception):
     """The grammar has grown beyond what a server compiles in good time."""
 
 
-def _invokes(rules: CallRules) -> list[Symbol]:
-    return [literal("<"), _DSML, ("invoke",)]
-
-
 def _whole_turn(rules: CallRules, *, thinking: bool, in_block: bool) -> str:
     writer = _Writer(rules, has_end=True)
     block: list[Symbol] = [literal("<"), _DSML, ("block",)]
     if in_block:
-        text = writer.sequence(_invokes(rules))
+        text = writer.sequence(rules.invoke_symbols)
     elif rules.choice.forces:
         text = f'"\\n\\n" {writer.sequence(block)}'
     else:
@@ -93,7 +96,7 @@ def _tag_of_turn(rules: CallRules, *, thinking: bool, in_block: bool) -> str:
     writer = _Writer(rules, has_end=False)
     block = rules.dialect.block
     closer = f"</{tokens.DSML}{block}>"
-    calls = {"type": "grammar", "grammar": writer.finish(writer.sequence(_invokes(rules)))}
+    calls = {"type": "grammar", "grammar": writer.finish(writer.sequence(rules.invoke_symbols))}
     opener = f"<{tokens.DSML}{block}>\n"
     found: dict[str, Any]
     prose = [tokens.THINK_OPEN, tokens.THINK_CLOSE]
@@ -115,7 +118,7 @@ def _tag_of_turn(rules: CallRules, *, thinking: bool, in_block: bool) -> str:
 class _Writer:
     """Writes the rules that a start symbol needs; ``has_end`` writes the block's closer too."""
 
-    def __init__(self, rules: CallRules, *, has_end: bool) -> None:
+    def __init__(self, rules: CallRules | AnswerRules, *, has_end: bool) -> None:
         self._rules = rules
         self._has_end = has_end
         self._names: dict[Any, str] = {}
@@ -132,9 +135,10 @@ class _Writer:
         return "\n".join(lines) + "\n"
 
     def _expand(self, symbol: Symbol) -> Iterable[Sequence[Symbol]]:
-        if symbol[0] == "after invoke" and not self._has_end:
-            return [[], *([[*_invokes(self._rules)]] if self._rules.parallel else [])]
-        return self._rules.expand(symbol)
+        rules = self._rules
+        if symbol[0] == "after invoke" and isinstance(rules, CallRules) and not self._has_end:
+            return [[], *([rules.invoke_symbols] if rules.parallel else [])]
+        return rules.expand(symbol)
 
     def sequence(self, symbols: Sequence[Symbol]) -> str:
         """Symbols behind each other."""

@@ -28,7 +28,7 @@ from baleen.server.answers.loops import LoopDetector
 from baleen.server.answers.stalls import RECOVERABLE, StallKind, stall_of
 from baleen.server.answers.stop_strings import StopStrings
 from baleen.server.answers.thinking_budget import ThinkingBudget
-from baleen.server.base import Generation, Piece
+from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
 from baleen.server.requests.prepared import Prepared
 from baleen.server.store.token_log import Recorded
@@ -202,10 +202,7 @@ class Answer:
         min_tokens, self._min_tokens = self._min_tokens, 0
         constraint = prepared.constraint
         if constraint is not None and self.sampled:
-            # A grammar can only follow an output from a beginning, and the end of the reasoning is
-            # one; behind it what goes on is free.
-            begins = self.sampled[-1] == self._vocabulary.think_close
-            constraint = replace(constraint, thinking=False) if begins else None
+            constraint = self._constraint_behind(constraint)
         return Generation(
             ids=prepared.ids + array("I", self.sampled) if self.sampled else prepared.ids,
             max_tokens=prepared.max_tokens - len(self.sampled),
@@ -217,6 +214,21 @@ class Answer:
             constraint=constraint,
             request_id=self.id,
         )
+
+    def _constraint_behind(self, constraint: Constraint) -> Constraint | None:
+        """What holds for the rest of an answer; None: it is free.
+
+        A grammar can only follow an output from a beginning. There are three: the reasoning, its
+        end, and a block of calls that was opened for the model.
+        """
+        if self._thinks:
+            return constraint
+        if self.sampled[-1] == self._vocabulary.think_close:
+            return replace(constraint, thinking=False)
+        opener = self._vocabulary.call_opener
+        if constraint.has_calls and self.sampled[-len(opener) :] == opener:
+            return replace(constraint, thinking=False, in_block=True)
+        return None
 
     # --- tokens --------------------------------------------------------------------------------
 

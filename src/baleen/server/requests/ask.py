@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.chat import encode_options
 from baleen.protocol.errors import expect_object
+from baleen.protocol.grammar import AnswerForm
 from baleen.server.config import GatewayConfig
 from baleen.server.errors import BadRequestError
+from baleen.server.requests.answer_form import read_form
 
 if TYPE_CHECKING:
     from baleen.server.observing.tracing import RequestTrace
@@ -45,6 +47,8 @@ class Ask:
     top_logprobs: int | None = None
     thinking_budget: int | None = None
     parallel: bool = True
+    form: AnswerForm | None = None
+    """What the answer has to look like."""
     returns_ids: bool = False
     scope: str = ""
     """Whose turns these are; one per API key."""
@@ -97,6 +101,7 @@ def read_ask(body: Mapping[str, Any], config: GatewayConfig, *, clamps: bool = F
         top_logprobs=_top_logprobs(body),
         thinking_budget=_budget(body),
         parallel=body.get("parallel_tool_calls") is not False,
+        form=read_form(body),
         returns_ids=bool(body.get("return_token_ids")),
     )
     if config.refuses_forced_thinking and ask.thinking and _forces(options["tool_choice"]):

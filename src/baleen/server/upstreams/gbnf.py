@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from baleen.protocol import tokens
-from baleen.protocol.grammar import to_ebnf
+from baleen.protocol.grammar import AnswerRules, answer_to_ebnf, to_ebnf
 from baleen.protocol.pieces import table_for
 from baleen.server.base import Constraint
 from baleen.server.upstreams.structural_tag import rules_for
@@ -28,13 +28,16 @@ class Gbnf:
     def fields_for(self, constraint: Constraint) -> dict[str, Any]:
         """The fields of a request that hold its output to a constraint.
 
-        A JSON schema behind reasoning has none: it is asked for when the reasoning is over.
+        A form behind reasoning has none: it is asked for when the reasoning is over.
         """
         if constraint.has_calls:
             return self._calls(constraint)
-        if constraint.json_schema is None or constraint.thinking:
+        form = constraint.form
+        if form is None or constraint.thinking:
             return {}
-        return {"json_schema": constraint.json_schema}
+        if form.pattern is not None:
+            return {"grammar": answer_to_ebnf(AnswerRules(form))}
+        return {"json_schema": form.schema}
 
     def _calls(self, constraint: Constraint) -> dict[str, Any]:
         rules = rules_for(constraint, self._revision)

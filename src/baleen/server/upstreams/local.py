@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from baleen.errors import BaleenError, MissingExtraError
-from baleen.protocol.grammar import CallMask, CallRules, Vocabulary
+from baleen.protocol.grammar import AnswerRules, CallMask, CallRules, Vocabulary
 from baleen.server.base import Capabilities, Constraint, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.prefix import num_shared
@@ -64,7 +64,8 @@ class LocalUpstream:
     async def capabilities(self) -> Capabilities:
         """What the model's configuration says."""
         context = self._engine.config.max_position_embeddings
-        return Capabilities(f"baleen engine, {self._engine.name}", context, calls_grammar=True)
+        name = f"baleen engine, {self._engine.name}"
+        return Capabilities(name, context, calls_grammar=True, json_grammar=True)
 
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids, a token at a time."""
@@ -167,15 +168,16 @@ class _Guides:
     def __init__(self, tokenizer: Any, revision: str) -> None:
         self._tokenizer, self._revision = tokenizer, revision
         self._vocabulary: Vocabulary | None = None
-        self._rules: OrderedDict[bytes, CallRules] = OrderedDict()
+        self._rules: OrderedDict[bytes, CallRules | AnswerRules] = OrderedDict()
 
     def guide_for(self, constraint: Constraint | None) -> CallMask | None:
-        """None if no call can come.
+        """None if there is nothing to hold to.
 
         Raises:
             ToolSchemaError: no call could conform to the tools.
+            MessageError: no answer could have the form.
         """
-        if constraint is None or not constraint.has_calls:
+        if constraint is None or not (constraint.has_calls or constraint.form):
             return None
         if self._vocabulary is None:
             self._vocabulary = Vocabulary(self._tokenizer)
@@ -186,9 +188,17 @@ class _Guides:
             in_block=constraint.in_block,
         )
 
-    def _rules_of(self, constraint: Constraint) -> CallRules:
-        key = orjson.dumps((constraint.tools, constraint.choice, constraint.parallel))
-        rules = self._rules.pop(key, None) or rules_for(constraint, self._revision)
+    def _rules_of(self, constraint: Constraint) -> CallRules | AnswerRules:
+        form, calls = constraint.form, constraint.has_calls
+        shape = (constraint.tools, constraint.choice, constraint.parallel, form and [*form])
+        key = orjson.dumps(shape)
+        rules = self._rules.pop(key, None)
+        if rules is None:
+            call_rules = rules_for(constraint, self._revision) if calls else None
+            # A call that is forced leaves no room for an answer.
+            forced = call_rules if call_rules is not None and call_rules.forces else None
+            rules = forced or (AnswerRules(form, call_rules) if form else call_rules)
+            assert rules is not None, "the constraint holds to something"
         self._rules[key] = rules
         if len(self._rules) > _MAX_RULES:
             self._rules.popitem(last=False)
