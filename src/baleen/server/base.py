@@ -31,6 +31,8 @@ class Generation:
     min_tokens: int = 0
     """End-of-sentence may not come before as many tokens."""
     constraint: Constraint | None = None
+    scores_prompt: bool = False
+    """The log-probabilities of the prompt's own tokens are wanted too."""
     request_id: str = ""
 
 
@@ -69,6 +71,8 @@ class Piece(NamedTuple):
     """How many prompt tokens the upstream did not have to compute; None while it has not said."""
     top: Sequence[Sequence[tuple[int, float]]] = ()
     """Per id the likeliest alternatives with their log-probabilities, if asked for."""
+    prompt_logprobs: Sequence[float] = ()
+    """With the first piece, if asked for: one per prompt id; NaN for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Capabilities:
     json_grammar: bool = False
     """It can hold an answer to a JSON schema or a pattern."""
     logprobs: bool = True
+    prompt_logprobs: bool = False
+    """It can tell those of a prompt's tokens."""
     reports_cache: bool = True
 
 

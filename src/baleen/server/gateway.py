@@ -27,6 +27,8 @@ from baleen.server.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
+    from baleen.server.doors.completion_run import CompletionRun
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,7 @@ class Gateway:
     ) -> None:
         self.config, self.tokenizer, self.upstream = config, tokenizer, upstream
         self.vocabulary = Vocabulary(tokenizer, config.revision)
-        self.running: set[Answer] = set()
+        self.running: set[Answer | CompletionRun] = set()
         self.is_draining = False
         self.tracing = Tracing(tracer, config.model_name) if tracer is not None else None
         self.telemetry = Telemetry(config.model_name, lambda: len(self.running))
@@ -91,12 +93,12 @@ class Gateway:
 
     # --- requests ------------------------------------------------------------------------------
 
-    async def prepare(self, ask: Ask) -> Prepared:
-        """Encode a request.
+    def admit(self) -> None:
+        """Is there room for one more answer?
 
         Raises:
-            ServerError: it cannot be answered.
-            ProtocolError: no prompt can be made of it.
+            DrainingError: this gateway is about to stop.
+            OverloadedError: as many are being generated as may be.
         """
         if self.is_draining:
             raise DrainingError("this gateway is about to stop", remedy="ask another one")
@@ -105,6 +107,15 @@ class Gateway:
                 f"{len(self.running)} answers are being generated, which is the limit",
                 remedy="ask again later",
             )
+
+    async def prepare(self, ask: Ask) -> Prepared:
+        """Encode a request.
+
+        Raises:
+            ServerError: it cannot be answered.
+            ProtocolError: no prompt can be made of it.
+        """
+        self.admit()
         context_tokens = (await self.capabilities()).context_tokens
         if ask.trace is None:
             return self.preparer.prepare(ask, context_tokens)
@@ -223,12 +234,8 @@ class Gateway:
     def _count(self, answer: Answer) -> None:
         telemetry, turn = self.telemetry, answer.turn
         num_prompt, num_sampled = len(answer.prepared.ids), len(answer.sampled)
-        telemetry.prompt_tokens.add(num_prompt)
-        telemetry.prompt_tokens_cached.add(answer.num_cached_tokens)
-        telemetry.prefix_queries.add(num_prompt)
-        telemetry.prefix_hits.add(answer.num_cached_tokens)
+        telemetry.count_prompt(num_prompt, answer.num_cached_tokens)
         telemetry.think_tokens.add(answer.num_reasoning_tokens)
-        telemetry.request_prompt.observe(num_prompt)
         telemetry.request_generated.observe(num_sampled)
         telemetry.success.add(1, answer.finish_reason)
         if answer.last_token_at is not None and answer.first_token_at is not None:

@@ -131,16 +131,24 @@ class AnswerDoor:
             if call.trace is not None:
                 call.trace.failed(ConnectionResetError("the client has left"))
             raise
-        except BaleenError as error:
+        except Exception as error:
             if response is None:
                 raise
-            status, described = describe(error)
-            _log.warning("%s broke off: %s", answer.id, error)
+            told = self.told(error, answer.id)
             if call.trace is not None:
-                call.trace.failed(error)
-            stream.write(writer.failed(status, described))
+                call.trace.failed(told)
+            stream.write(writer.failed(*describe(told)))
             await stream.close()
         return response
+
+    @staticmethod
+    def told(error: Exception, answer_id: str) -> BaleenError:
+        """What of an error is told to a client whose answer has begun."""
+        if isinstance(error, BaleenError):
+            _log.warning("%s broke off: %s", answer_id, error)
+            return error
+        _log.error("%s failed", answer_id, exc_info=error)
+        return ServerError("the gateway failed; its log has more")
 
     def scoped(self, ask: Ask, call: Call) -> Ask:
         """An ask with what its HTTP request says beside the body."""

@@ -92,3 +92,11 @@ class Telemetry:
         self.store_errors = count(
             f"{ours}store_errors_total", "Turns or tokens that could not be written down."
         )
+
+    def count_prompt(self, num_tokens: int, num_cached: int) -> None:
+        """A prompt has been computed, but for what the upstream had in its cache."""
+        self.prompt_tokens.add(num_tokens)
+        self.prompt_tokens_cached.add(num_cached)
+        self.prefix_queries.add(num_tokens)
+        self.prefix_hits.add(num_cached)
+        self.request_prompt.observe(num_tokens)

@@ -65,7 +65,9 @@ class LocalUpstream:
         """What the model's configuration says."""
         context = self._engine.config.max_position_embeddings
         name = f"baleen engine, {self._engine.name}"
-        return Capabilities(name, context, calls_grammar=True, json_grammar=True)
+        return Capabilities(
+            name, context, calls_grammar=True, json_grammar=True, prompt_logprobs=True
+        )
 
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids, a token at a time."""
@@ -117,11 +119,13 @@ class LocalUpstream:
             seed=secrets.randbelow(1 << 31) if asked.seed is None else asked.seed,
             max_tokens=asked.max_tokens,
             min_tokens=asked.min_tokens,
+            num_top=asked.top_logprobs or 0,
         )
         eos, count = self._engine.config.eos_token_id, 0
         wants_logprobs = asked.top_logprobs is not None
         reused_before = session.reused_tokens
         try:
+            scores = session.score(asked.ids) if asked.scores_prompt else ()
             for token in session.generate(list(asked.ids), sampling, guide):
                 count += 1
                 finish = "length" if count == asked.max_tokens else None
@@ -132,6 +136,8 @@ class LocalUpstream:
                         (token.logprob,) if wants_logprobs else (),
                         "stop" if token.id == eos else finish,
                         cached,
+                        (token.top,) if wants_logprobs else (),
+                        scores if count == 1 else (),
                     )
                 )
                 if cancelled.is_set() or self._stopping.is_set():

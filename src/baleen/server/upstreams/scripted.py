@@ -7,6 +7,7 @@ spelled out, or ids. It is cut into tokens by the real tokenizer, so everything 
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -66,7 +67,7 @@ class ScriptedUpstream:
 
     async def capabilities(self) -> Capabilities:
         """It can do everything but constrain."""
-        return Capabilities("scripted", self._context_tokens)
+        return Capabilities("scripted", self._context_tokens, prompt_logprobs=True)
 
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Play the line for a request; what of it is in the prompt already is not said again."""
@@ -106,7 +107,10 @@ class ScriptedUpstream:
             if is_last:
                 finish = "stop" if end == len(ids) and line.ends else "length"
             logprobs = [-0.5] * len(some) if wants_logprobs else ()
-            yield Piece(some, logprobs, finish, cached if start == 0 else None)
+            if start:
+                yield Piece(some, logprobs, finish)
+            else:
+                yield Piece(some, logprobs, finish, cached, (), _scores(asked))
         if limit < end and limit == line.stalls_after:
             await asyncio.sleep(self._stall_timeout_s)
             raise UpstreamStallError("the script fell silent")
@@ -133,6 +137,11 @@ class ScriptedUpstream:
         if asked.min_tokens and ids[:1] == [self._eos]:
             ids = self._encoder.encode_text("Here is the answer.") + ids
         return ids
+
+
+def _scores(asked: Generation) -> Sequence[float]:
+    """Log-probabilities of a prompt's tokens: the same for each."""
+    return (math.nan, *([-0.25] * (len(asked.ids) - 1))) if asked.scores_prompt else ()
 
 
 def segments_of(text: str) -> list[Segment]:

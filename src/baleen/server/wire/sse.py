@@ -136,8 +136,12 @@ class WholeResponse:
         self.discard()
         async with self._lock:
             if self._response is None:
+                # Half a surrogate pair may come from a client, and no text goes out with it.
                 return web.Response(
-                    text=text, content_type="application/json", headers=self._headers
+                    body=text.encode("utf-8", "replace"),
+                    content_type="application/json",
+                    charset="utf-8",
+                    headers=self._headers,
                 )
             await self._response.write(text.encode("utf-8", "replace"))
             await self._response.write_eof()
