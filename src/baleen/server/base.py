@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from baleen.protocol.grammar import AnswerForm
+from baleen.server.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,11 @@ class Capabilities:
 class Taker(Protocol):
     """Who is given the tokens of a generation."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether :meth:`drained` is to be awaited before more is handed over."""
-        ...
+    room: Room
+    """Where it is full, nothing more is handed over before it is cleared."""
 
     def take(self, piece: Piece) -> bool:
         """Some more tokens; False: enough, the generation ends here."""
-        ...
-
-    async def drained(self) -> None:
-        """There is room again."""
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -72,6 +73,9 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, on_signal)
     try:
         port = await server.start(options.host, options.port)
+        # What is loaded by now stays; to go over it again and again only holds streams up.
+        gc.collect()
+        gc.freeze()
         ready(f"http://{options.host}:{port}")
         await stop.wait()
         if server.gateway.running:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from baleen.protocol.grammar import AnswerForm
 from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
+from baleen.server.room import Room
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.llama import LlamaUpstream
 from baleen.server.upstreams.opening import open_upstream
@@ -73,17 +74,13 @@ def replaying(responses: list[Any], seen: list[Any]) -> Handler:
 class Taking:
     """Takes everything."""
 
-    is_full = False
-
     def __init__(self) -> None:
+        self.room = Room()
         self.pieces: list[Piece] = []
 
     def take(self, piece: Piece) -> bool:
         self.pieces.append(piece)
         return True
-
-    async def drained(self) -> None:
-        raise AssertionError("there was always room")
 
 
 async def pieces_of(upstream: Any, **fields: Any) -> list[Piece]:

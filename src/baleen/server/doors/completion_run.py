@@ -12,6 +12,7 @@ from baleen.server.answers.stop_strings import StopStrings
 from baleen.server.answers.text_decoder import TextDecoder
 from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.requests.completion_ask import CompletionAsk
+from baleen.server.room import Room
 
 if TYPE_CHECKING:
     from baleen.server.gateway import Gateway
@@ -50,6 +51,7 @@ class CompletionRun:
         self._stops = StopStrings(ask.stop) if ask.stop else None
         self._created = int(time.time())
         self._stream: EventStream | None = None
+        self.room = Room()
         self._num_cached = 0
         self._num_chars = 0
         """Of the text that has been told; where the next token begins."""
@@ -59,17 +61,7 @@ class CompletionRun:
 
     def begin(self, stream: EventStream) -> None:
         """Tell what comes to a stream."""
-        self._stream = stream
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._stream is not None and self._stream.is_full
-
-    async def drained(self) -> None:
-        """The client has caught up."""
-        if self._stream is not None:
-            await self._stream.drained()
+        self._stream, self.room = stream, stream.room
 
     def take(self, piece: Piece) -> bool:
         """Some more tokens; False behind the end."""
@@ -91,7 +83,7 @@ class CompletionRun:
         self.ids += piece.ids
         self._logprobs += piece.logprobs
         self._top += piece.top
-        self._gateway.telemetry.generation_tokens.add(len(piece.ids))
+        self._gateway.telemetry.generation_tokens.plain += len(piece.ids)
         self.finish = piece.finish
         if self.finish is None and len(self.ids) >= self.asked.max_tokens:
             self.finish = "length"

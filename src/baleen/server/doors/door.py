@@ -19,6 +19,7 @@ from baleen.server.errors import ServerError
 from baleen.server.gateway import Gateway
 from baleen.server.requests.ask import Ask
 from baleen.server.requests.prepared import Prepared
+from baleen.server.room import Room
 from baleen.server.wire.sse import EventStream, KeepAlive, WholeResponse
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Door(Protocol):
 class AnswerDoor:
     """Base of the doors that generate: streams an answer, or waits for all of it."""
 
-    silence = b": keep-alive\n\n"
+    silence = ": keep-alive\n\n"
 
     def __init__(self, gateway: Gateway, keep_alive: KeepAlive) -> None:
         self.gateway = gateway
@@ -166,38 +167,24 @@ class AnswerDoor:
 class _Collector:
     """Listens for a client that wants the answer whole."""
 
-    is_full = False
-
     def __init__(self, writer: Writer) -> None:
-        self._feed = writer.feed
+        self.room, self._feed = Room(), writer.feed
 
     def hear(self, events: list[Event]) -> None:
         """The writer notes what it needs for the whole."""
         self._feed(events)
-
-    async def drained(self) -> None:
-        """There is always room."""
 
 
 class _Speaker:
     """Listens for a client that wants to hear it as it comes."""
 
     def __init__(self, stream: EventStream, writer: Writer) -> None:
-        self._stream, self._feed = stream, writer.feed
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._stream.is_full
+        self.room, self._write, self._feed = stream.room, stream.write, writer.feed
 
     def hear(self, events: list[Event]) -> None:
         """Send what the events become in the client's dialect."""
         if text := self._feed(events):
-            self._stream.write(text)
-
-    async def drained(self) -> None:
-        """The client has caught up."""
-        await self._stream.drained()
+            self._write(text)
 
 
 def describe(error: BaleenError) -> tuple[int, dict[str, Any]]:

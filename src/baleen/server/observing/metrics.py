@@ -19,15 +19,21 @@ class Counter:
 
     def __init__(self, name: str, help_text: str, labels: Labels = ()) -> None:
         self.name, self.help, self.labels = name, help_text, labels
-        self.values: dict[Labels, float] = {} if labels else {(): 0.0}
+        self.values: dict[Labels, float] = {}
+        self.plain = 0.0
+        """The number of a counter without labels."""
 
     def add(self, amount: float = 1.0, *values: str) -> None:
         """Add to the number with these label values."""
-        self.values[values] = self.values.get(values, 0.0) + amount
+        if values:
+            self.values[values] = self.values.get(values, 0.0) + amount
+        else:
+            self.plain += amount
 
     def lines(self, common: str) -> Iterator[str]:
         """The samples in text format."""
-        for values, number in sorted(self.values.items()):
+        found = self.values if self.labels else {(): self.plain}
+        for values, number in sorted(found.items()):
             yield f"{self.name}{_braces(common, self.labels, values)} {_number(number)}"
 
 

@@ -94,8 +94,7 @@ class LocalUpstream:
                         raise UpstreamError(f"the model failed: {item}") from item
                     if not taker.take(item):
                         break
-                    if taker.is_full:
-                        await taker.drained()
+                    await taker.room.cleared()
             finally:
                 cancelled.set()
                 await asyncio.shield(asyncio.to_thread(thread.join))

@@ -87,8 +87,7 @@ class ScriptedUpstream:
                     self.num_sampled += len(piece.ids)
                     if not taker.take(piece):
                         return
-                    if taker.is_full:
-                        await taker.drained()
+                    await taker.room.cleared()
         finally:
             self.num_running -= 1
 
