@@ -2,14 +2,12 @@
 
 `data/llama_server_11434.json` was recorded from a llama-server of that build with a small model of
 random weights and the bundled tokenizer. vLLM and SGLang do not run here; their streams are written
-after the sources of vLLM 0.33 and SGLang 0.5.23. With `BALEEN_TEST_LLAMA_SERVER=URL` the tests at
-the end run against a server that serves such a model.
+after the sources of vLLM 0.33 and SGLang 0.5.23. A real llama-server is in `test_llama_server.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from baleen.server.upstreams.opening import open_upstream
 from baleen.server.upstreams.sglang import SglangUpstream
 from baleen.server.upstreams.vllm import VllmUpstream
 
-from ..conftest import WEATHER, Serve
+from ..conftest import WEATHER
 
 RECORDED = json.loads((Path(__file__).parent / "data/llama_server_11434.json").read_text())
 PROMPT = RECORDED["prompt"]
@@ -354,36 +352,3 @@ async def test_refusals_failures_and_silence_are_told_apart(engine: Engine) -> N
         await other.close()
     assert found["b"] is UpstreamError
     assert found["d"] is UpstreamError
-
-
-LIVE = os.environ.get("BALEEN_TEST_LLAMA_SERVER")
-
-
-@pytest.mark.skipif(LIVE is None, reason="BALEEN_TEST_LLAMA_SERVER is not set")
-async def test_a_real_llama_server_answers_through_the_doors(
-    serve: Serve, tokenizer: Tokenizer
-) -> None:
-    assert LIVE is not None
-    upstream = await open_upstream(EngineClient(LIVE), tokenizer)
-    served = await serve(upstream)
-    function = {
-        "name": "wait",
-        "parameters": {
-            "type": "object",
-            "properties": {"days": {"type": "integer"}},
-            "required": ["days"],
-            "additionalProperties": False,
-        },
-    }
-    fields = {
-        "tools": [{"type": "function", "function": function}],
-        "tool_choice": "required",
-        "parallel_tool_calls": False,
-        "thinking": {"type": "disabled"},
-        "temperature": 0.7,
-    }
-    body = await served.chat(**fields, max_tokens=2000, logprobs=True)
-    (call,) = body["choices"][0]["message"]["tool_calls"]
-    assert isinstance(json.loads(call["function"]["arguments"])["days"], int)
-    again = await served.chat(**fields, max_tokens=20)
-    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0

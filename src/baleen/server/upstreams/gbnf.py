@@ -1,7 +1,9 @@
 """Constraints in llama.cpp's grammar language.
 
 Without a forced choice the grammar sleeps until the DSML token comes. A forced choice has to hold
-from the start, so the whole turn is in the grammar then, its reasoning included.
+from the start, so the whole turn is in the grammar then, its reasoning included. Special tokens
+stand there by their ids: by their text they could be spelled with ordinary tokens, which opens
+nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Gbnf:
 
     def __init__(self, tokenizer: Any, revision: str) -> None:
         self._revision = revision
-        self._dsml = min(table_for(tokenizer).ids_of(tokens.DSML))
+        ids_of = table_for(tokenizer).ids_of
+        self._ids = {name: min(ids_of(name)) for name in (tokens.DSML, tokens.THINK_CLOSE)}
 
     def fields_for(self, constraint: Constraint) -> dict[str, Any]:
         """The fields of a request that hold its output to a constraint.
@@ -42,14 +45,15 @@ class Gbnf:
     def _calls(self, constraint: Constraint) -> dict[str, Any]:
         rules = rules_for(constraint, self._revision)
         if rules.choice.forces:
-            whole = to_ebnf(rules, thinking=constraint.thinking, in_block=constraint.in_block)
+            whole = to_ebnf(
+                rules, thinking=constraint.thinking, in_block=constraint.in_block, ids=self._ids
+            )
             return {"grammar": whole.text}
-        calls = to_ebnf(rules, thinking=False, in_block=True).text
-        opener = f'"{tokens.DSML}{rules.dialect.block}>\\n"'
+        calls = to_ebnf(rules, thinking=False, in_block=True, ids=self._ids).text
+        dsml = self._ids[tokens.DSML]
+        opener = f'<[{dsml}]> "{rules.dialect.block}>\\n"'
         return {
             "grammar": f"root ::= {opener} calls\n{calls.replace('root ::=', 'calls ::=', 1)}",
             "grammar_lazy": True,
-            "grammar_triggers": [
-                {"type": _TOKEN_TRIGGER, "value": tokens.DSML, "token": self._dsml}
-            ],
+            "grammar_triggers": [{"type": _TOKEN_TRIGGER, "value": tokens.DSML, "token": dsml}],
         }
