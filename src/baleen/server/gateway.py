@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.replay import ReplayStore
@@ -72,7 +73,10 @@ class Gateway:
             UpstreamError: it cannot be reached.
         """
         if self._capabilities is None:
-            self._capabilities = await self.upstream.capabilities()
+            found, limit = await self.upstream.capabilities(), self.config.max_model_len
+            if limit is not None and limit < found.context_tokens:
+                found = replace(found, context_tokens=limit)
+            self._capabilities = found
         return self._capabilities
 
     async def is_ready(self) -> bool:
