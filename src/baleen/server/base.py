@@ -93,6 +93,17 @@ class Capabilities:
     reports_cache: bool = True
 
 
+class EngineState(NamedTuple):
+    """What an engine in this process is doing; one elsewhere has metrics of its own."""
+
+    num_waiting: int = 0
+    """Generations that wait for others to end."""
+    cache_usage: float = 0.0
+    """Share of the room for computed tokens that is taken."""
+    num_recomputed: int = 0
+    """Prompt tokens so far that had been computed before, and were not to be had any more."""
+
+
 class Taker(Protocol):
     """Who is given the tokens of a generation."""
 
@@ -123,6 +134,10 @@ class Upstream(Protocol):
         Raises:
             UpstreamError: it cannot be reached, refuses, or breaks off.
         """
+        ...
+
+    def state(self) -> EngineState:
+        """What it is doing right now."""
         ...
 
     async def close(self) -> None:

@@ -48,7 +48,14 @@ class Gateway:
         self.running: set[Answer | CompletionRun] = set()
         self.is_draining = False
         self.tracing = Tracing(tracer, config.model_name) if tracer is not None else None
-        self.telemetry = Telemetry(config.model_name, lambda: len(self.running))
+        self.telemetry = Telemetry(config.model_name, lambda: len(self.running), upstream.state)
+        self.telemetry.registry.gauge(
+            "vllm:cache_config_info",
+            "Always 1; the labels say how much of turns is kept.",
+            lambda: 1,
+            replay_bytes=str(config.replay_bytes),
+            is_kept=str(config.state_dir is not None).lower(),
+        )
         self.conversations = Conversations()
         folder = config.state_dir
         if folder is not None:
@@ -243,8 +250,17 @@ class Gateway:
         telemetry.request_generated.observe(num_sampled)
         telemetry.success.add(1, answer.finish_reason)
         if answer.last_token_at is not None and answer.first_token_at is not None:
-            telemetry.request_s.observe(answer.last_token_at - answer.started_at)
-            telemetry.decode_s.observe(answer.last_token_at - answer.first_token_at)
+            decode_s = answer.last_token_at - answer.first_token_at
+            arrived_at = answer.prepared.ask.arrived_at
+            telemetry.queue_s.observe(answer.started_at - arrived_at)
+            telemetry.prefill_s.observe(answer.first_token_at - answer.started_at)
+            telemetry.inference_s.observe(answer.last_token_at - answer.started_at)
+            telemetry.request_s.observe(answer.last_token_at - arrived_at)
+            telemetry.decode_s.observe(decode_s)
+            telemetry.output_token_s.observe(decode_s / max(1, num_sampled - 1))
+        telemetry.request_max_tokens.observe(answer.prepared.max_tokens)
+        if answer.prepared.ask.shows_tools:
+            telemetry.parsers.add()
         for call in turn.tool_calls:
             telemetry.calls.add(1, str(call.status))
         if turn.incomplete_calls:

@@ -278,9 +278,10 @@ class Answer:
     def _time(self, count: int) -> None:
         telemetry, before, now = self._gateway.telemetry, self.last_token_at, monotonic()
         self.last_token_at = now
+        telemetry.together.observe(count)
         if before is None:
             self.first_token_at = now
-            telemetry.first_token_s.observe(now - self.started_at)
+            telemetry.first_token_s.observe(now - self.prepared.ask.arrived_at)
         elif count == 1:
             telemetry.inter_token_s.observe(now - before)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.chat import encode_options
@@ -54,6 +55,8 @@ class Ask:
     """Whose turns these are; one per API key."""
     key: str = ""
     """Idempotency key; the same request under the same key gets the same answer."""
+    arrived_at: float = field(default_factory=monotonic)
+    """By the monotonic clock."""
     trace: RequestTrace | None = None
     place: Mapping[str, str] = field(default_factory=dict)
     """Episode and turn that a caller names, to join the token log with a sandbox's log."""

@@ -17,7 +17,7 @@ import orjson
 
 from baleen.errors import BaleenError, MissingExtraError
 from baleen.protocol.grammar import AnswerRules, CallMask, CallRules, Vocabulary
-from baleen.server.base import Capabilities, Constraint, Generation, Piece, Taker
+from baleen.server.base import Capabilities, Constraint, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.prefix import num_shared
 from baleen.server.upstreams.structural_tag import rules_for
@@ -39,6 +39,7 @@ class LocalUpstream:
         self._idle: list[Session] = []
         self._slots = asyncio.Semaphore(_MAX_AT_ONCE)
         self._stopping = threading.Event()
+        self._num_waiting = self._num_recomputed = 0
 
     @classmethod
     def load(cls, source: str, revision: str) -> LocalUpstream:
@@ -72,33 +73,46 @@ class LocalUpstream:
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids, a token at a time."""
         guide = self._guides.guide_for(asked.constraint)
-        async with self._slots:
-            session = self._session_for(asked)
-            pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
-            cancelled = threading.Event()
-            loop = asyncio.get_running_loop()
+        self._num_waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._num_waiting -= 1
+        try:
+            await self._generate(asked, guide, taker)
+        finally:
+            self._slots.release()
 
-            def put(item: Piece | BaseException | None) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(pieces.put_nowait, item)
+    async def _generate(self, asked: Generation, guide: CallMask | None, taker: Taker) -> None:
+        """With a slot of its own."""
+        session, shared = self._session_for(asked)
+        pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+        cancelled = threading.Event()
+        loop = asyncio.get_running_loop()
 
-            thread = threading.Thread(
-                target=self._work,
-                args=(session, asked, guide, put, cancelled),
-                name="baleen-generate",
-            )
-            thread.start()
-            try:
-                while (item := await pieces.get()) is not None:
-                    if isinstance(item, BaseException):
-                        raise UpstreamError(f"the model failed: {item}") from item
-                    if not taker.take(item):
-                        break
-                    await taker.room.cleared()
-            finally:
-                cancelled.set()
-                await asyncio.shield(asyncio.to_thread(thread.join))
-                self._give_back(session)
+        def put(item: Piece | BaseException | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(pieces.put_nowait, item)
+
+        thread = threading.Thread(
+            target=self._work,
+            args=(session, asked, guide, put, cancelled),
+            name="baleen-generate",
+        )
+        thread.start()
+        try:
+            while (item := await pieces.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise UpstreamError(f"the model failed: {item}") from item
+                if item.cached_tokens is not None:
+                    self._num_recomputed += max(0, shared - item.cached_tokens)
+                if not taker.take(item):
+                    break
+                await taker.room.cleared()
+        finally:
+            cancelled.set()
+            await asyncio.shield(asyncio.to_thread(thread.join))
+            self._give_back(session)
 
     def _work(
         self,
@@ -145,17 +159,23 @@ class LocalUpstream:
             put(error)
         put(None)
 
-    def _session_for(self, asked: Generation) -> Session:
-        """The idle session that has most of the prompt; a new one if none has any."""
+    def _session_for(self, asked: Generation) -> tuple[Session, int]:
+        """The idle session that has most of the prompt, and how much; a new one if none has any."""
         best, shared = None, 0
         for session in self._idle:
             common = num_shared(session.token_ids, asked.ids)
             if common > shared:
                 best, shared = session, common
         if best is None:
-            return self._engine.session()
+            return self._engine.session(), 0
         self._idle.remove(best)
-        return best
+        return best, min(shared, len(asked.ids) - 1)
+
+    def state(self) -> EngineState:
+        """How full it is; sessions that generate right now are not counted."""
+        held = sum(len(session.token_ids) for session in self._idle)
+        room = _MAX_SESSIONS * self._engine.config.max_position_embeddings
+        return EngineState(self._num_waiting, held / room, self._num_recomputed)
 
     def _give_back(self, session: Session) -> None:
         self._idle.append(session)

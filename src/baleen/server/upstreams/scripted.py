@@ -17,7 +17,7 @@ from typing import Any
 from baleen.protocol import tokens
 from baleen.protocol.segments import Segment
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError, UpstreamStallError
 from baleen.server.prefix import num_shared
 
@@ -117,6 +117,10 @@ class ScriptedUpstream:
             raise UpstreamError("the script broke off")
         if end == 0:
             yield Piece((), (), "stop" if asked.max_tokens else "length", cached)
+
+    def state(self) -> EngineState:
+        """It never waits."""
+        return EngineState()
 
     async def close(self) -> None:
         """There is nothing to let go of."""

@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any
 
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.structural_tag import structural_tag
@@ -89,6 +89,10 @@ class SglangUpstream:
         await self._client.events(_PATH, self.body(asked), take, taker)
         if not is_over:
             raise UpstreamError(f"{self._client.base_url} ended its stream without a reason")
+
+    def state(self) -> EngineState:
+        """Its own metrics say what it is doing."""
+        return EngineState()
 
     async def close(self) -> None:
         """Close the connections."""

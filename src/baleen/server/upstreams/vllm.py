@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.structural_tag import structural_tag
@@ -115,6 +115,10 @@ class VllmUpstream:
             math.nan if entry is None else float(entry[str(number)]["logprob"])
             for number, entry in zip(asked.ids, entries, strict=True)
         ]
+
+    def state(self) -> EngineState:
+        """Its own metrics say what it is doing."""
+        return EngineState()
 
     async def close(self) -> None:
         """Close the connections."""
