@@ -167,8 +167,8 @@ async def trajectory(num_turns: int) -> tuple[list[dict[str, Any]], list[dict[st
                     for other in others.values():
                         other.turn(messages, sampled)
                 messages += careless(message)
-        (reused,) = server.gateway.telemetry.reused.values.values()
-        (reusable,) = server.gateway.telemetry.reusable.values.values()
+        reused = server.gateway.telemetry.reused.plain
+        reusable = server.gateway.telemetry.reusable.plain
         await server.stop()
     longest = max(upstream.prefilled[1:])
     tenth = max(1, num_turns // 10)

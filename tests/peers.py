@@ -18,10 +18,17 @@ from typing import NamedTuple
 
 FOLDER = Path(os.environ.get("BALEEN_PEERS", Path.home() / ".cache/baleen/peers"))
 CLIENTS = FOLDER / "clients"
+LLAMA_SERVER = FOLDER / "llama.cpp/build/bin/llama-server"
 OURS = ("click", "httpx", "msgpack", "platformdirs", "rich", "zstandard")
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout")
 NPM_CLIENTS = ("@openai/codex@0.169.0", "opencode-ai@1.18.33")
-PROGRAMS = {"fsck.erofs": "erofs-utils", "chromium": "chromium"}
+PROGRAMS = {
+    "fsck.erofs": "erofs-utils",
+    "chromium": "chromium",
+    "cmake": "cmake",
+    "g++": "g++",
+    "ninja": "ninja-build",
+}
 """What tests call, and the Debian package that has it."""
 
 
@@ -95,6 +102,13 @@ def build_npm_clients() -> None:
     subprocess.run([*npm, *NPM_CLIENTS], check=True)
 
 
+def build_llama_server() -> None:
+    """Builds llama-server from its source; some five minutes on two cores."""
+    script = Path(__file__).parents[1] / "benchmarks/peers/llama_cpp.py"
+    env = {**os.environ, "BALEEN_PEERS": str(FOLDER)}
+    subprocess.run([sys.executable, script, "server"], check=True, env=env, stdout=sys.stderr)
+
+
 def install_programs() -> None:
     """Installs what is missing of the Debian programs."""
     missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
@@ -124,6 +138,8 @@ def main() -> None:
         attempt("codex, opencode", build_npm_clients)
     if os.geteuid() == 0 and shutil.which("apt-get"):
         attempt(", ".join(PROGRAMS.values()), install_programs)
+    if not LLAMA_SERVER.exists():
+        attempt("llama-server, about five minutes", build_llama_server)
 
 
 if __name__ == "__main__":

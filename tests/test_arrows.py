@@ -36,7 +36,7 @@ SERVER_ROOMS = {
 }
 """Which rooms of the server a room may import at import time, besides itself."""
 
-SERVER_COMMON = {"base", "config", "errors", "prefix", "vocabulary"}
+SERVER_COMMON = {"base", "config", "errors", "prefix", "room", "vocabulary"}
 """Files of the server that every room may import."""
 
 HEAVY = {"aiohttp", "torch", "numpy", "safetensors", "tokenizers", "transformers", "matplotlib"}

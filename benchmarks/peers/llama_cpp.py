@@ -1,10 +1,11 @@
-"""llama.cpp as a peer: fetched, built once, and asked for logits and speed.
+"""llama.cpp as a peer: fetched, built once, and asked for logits, speed and answers.
 
 The source is the sdist of llama-cpp-python, which carries a llama.cpp that knows V4 (`deepseek4`).
 Everything lands under `~/.cache/baleen/peers/llama.cpp`; a second call finds it there, and calls at
-the same time wait for the first. About ten minutes on two cores::
+the same time wait for the first. About ten minutes on two cores, and five for the server alone::
 
-    python benchmarks/peers/llama_cpp.py
+    python benchmarks/peers/llama_cpp.py            # llama-bench and a program for logits
+    python benchmarks/peers/llama_cpp.py server     # llama-server, which tests drive
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +31,7 @@ FLAGS = [
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF",
+    "-DLLAMA_BUILD_SERVER=ON",
     "-DBUILD_SHARED_LIBS=ON",
 ]
 
@@ -45,7 +48,8 @@ class LlamaCpp(NamedTuple):
 
 
 def folder() -> Path:
-    return Path(platformdirs.user_cache_dir("baleen")) / "peers" / "llama.cpp"
+    peers = os.environ.get("BALEEN_PEERS") or Path(platformdirs.user_cache_dir("baleen")) / "peers"
+    return Path(peers) / "llama.cpp"
 
 
 def source() -> Path:
@@ -63,18 +67,37 @@ def find() -> LlamaCpp | None:
 
 def build() -> LlamaCpp:
     """Fetches and builds what is not there yet."""
-    folder().mkdir(parents=True, exist_ok=True)
-    with (folder() / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        tree = source()
-        if not tree.exists():
-            _fetch()
+    with _alone():
         if not (folder() / "build" / "bin" / "llama-bench").exists():
-            _compile(tree)
-        _link_logits(tree)
+            _compile(source(), "llama", "llama-bench")
+        _link_logits(source())
     found = find()
     assert found is not None, "the build ended well and left no programs"
     return found
+
+
+def server() -> Path:
+    """Where `llama-server` is, or would be."""
+    return folder() / "build" / "bin" / "llama-server"
+
+
+def build_server() -> Path:
+    """Fetches and builds `llama-server`, if it is not there yet."""
+    with _alone():
+        if not server().exists():
+            _compile(source(), "llama-server")
+    return server()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """No other process builds; the source is there."""
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not source().exists():
+            _fetch()
+        yield
 
 
 def _fetch() -> None:
@@ -92,17 +115,15 @@ def _fetch() -> None:
     archive.unlink()
 
 
-def _compile(tree: Path) -> None:
+def _compile(tree: Path, *targets: str) -> None:
     build_dir = folder() / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     nice = ["nice", "-n", "15"]
     configure = ["cmake", *generator, *FLAGS, "-S", str(tree), "-B", str(build_dir)]
     subprocess.run([*nice, *configure], check=True, stdout=sys.stderr)
     cores = str(os.cpu_count() or 1)
-    targets = ["--target", "llama", "llama-bench", "--parallel", cores]
-    subprocess.run(
-        [*nice, "cmake", "--build", str(build_dir), *targets], check=True, stdout=sys.stderr
-    )
+    command = [*nice, "cmake", "--build", str(build_dir), "--parallel", cores]
+    subprocess.run([*command, "--target", *targets], check=True, stdout=sys.stderr)
 
 
 def _link_logits(tree: Path) -> None:
@@ -117,5 +138,8 @@ def _link_logits(tree: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["server"]:
+        print(build_server())
+        sys.exit()
     for name, path in build()._asdict().items():
         print(f"{name:8} {path}")

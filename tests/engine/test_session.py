@@ -171,3 +171,24 @@ def test_end_of_sentence_waits_for_the_least_number_of_tokens(make_model: Make) 
         model.head.weight[9] = 0  # equal scores: the smaller id comes
     assert end(Session(model), Sampling(0.0, max_tokens=6)) == [eos]
     assert end(Session(model), Sampling(0.0, max_tokens=6, min_tokens=3)) == [9, 9, 9, eos]
+
+
+def test_a_text_is_scored_as_it_would_be_sampled(
+    make_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(small(make_model))
+    prompt = list(range(2, 40))
+    tokens = list(session.generate(prompt, Sampling(1.0, seed=3, max_tokens=30, num_top=4)))
+    before = list(session.token_ids)
+    monkeypatch.setattr("baleen.engine.session._SCORED_AT_ONCE", 16)
+    scores = session.score([*prompt, *(token.id for token in tokens)])
+    assert len(scores) == len(prompt) + len(tokens)
+    assert scores[0] != scores[0]
+    assert scores[len(prompt) :] == pytest.approx([token.logprob for token in tokens], abs=1e-4)
+    assert session.token_ids == before
+    for token in tokens:
+        assert len(token.top) == 4
+        assert [logprob for _, logprob in token.top] == sorted(
+            (logprob for _, logprob in token.top), reverse=True
+        )
+        assert token.logprob <= token.top[0][1] + 1e-6

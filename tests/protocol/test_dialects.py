@@ -188,6 +188,14 @@ def test_the_internal_type_survives_the_way_there_and_back(body: dict[str, Any])
         (anthropic.to_chat, {"messages": [{"role": "user", "content": []}]}, "non-empty content"),
         (anthropic.to_chat, {"messages": [{"role": "tool", "content": "x"}]}, "unknown role"),
         (anthropic.to_chat, {"messages": [user([{"type": "video"}])]}, "unknown variant `video`"),
+        *(
+            (anthropic.to_chat, {"messages": [{"role": "assistant", "content": [block]}]}, words)
+            for block, words in (
+                ({"type": "redacted_thinking", "data": "x"}, "variant `redacted_thinking`"),
+                ({"type": "server_tool_use", "id": "x"}, "unknown variant `server_tool_use`"),
+                ({"type": "tool_result", "tool_use_id": "x"}, "can only be in `user` messages"),
+            )
+        ),
         (responses.to_chat, {}, "Either input or instructions"),
         (responses.to_chat, {"input": []}, "must not be empty"),
         (responses.to_chat, {"input": "q", "previous_response_id": "r"}, "previous_response_id"),

@@ -80,16 +80,31 @@ class OpenAIEndpoint:
 
     async def sample(self, journal: Journal, max_tokens: int, watch: Watch) -> Turn:
         """Ask for the next turn and stream it."""
+        return await self.converse(journal.history.messages(), max_tokens, watch)
+
+    async def converse(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None,
+        watch: Watch,
+        **fields: Any,
+    ) -> Turn:
+        """The turn that follows some messages; ``fields`` go into the request as they are.
+
+        Raises:
+            EndpointError: the model could not be reached or answered something unusable.
+        """
         import httpx
 
         body = {
             "model": self.name,
-            "messages": journal.history.messages(),
-            "tools": self._tools,
-            "max_tokens": max_tokens,
+            "messages": messages,
+            **({"tools": self._tools} if self._tools else {}),
+            **({"max_tokens": max_tokens} if max_tokens is not None else {}),
             "stream": True,
             "stream_options": {"include_usage": True},
             **self._options,
+            **fields,
         }
         timer = Timer()
         response = await self._send(body)
@@ -106,6 +121,17 @@ class OpenAIEndpoint:
         finally:
             await response.aclose()
         return builder.finish(timer)
+
+    async def context_tokens(self) -> int | None:
+        """How long the model's context is, by vLLM's field; None where the server does not say."""
+        import httpx
+
+        with suppress(httpx.HTTPError, ValueError, TypeError, KeyError, AttributeError):
+            response = await self._client.get("models")
+            for card in response.json()["data"]:
+                if card["id"] == self.name and isinstance(card.get("max_model_len"), int):
+                    return int(card["max_model_len"])
+        return None
 
     def facts(self) -> Mapping[str, Any]:
         """Where the model is and how often it had to be asked twice."""

@@ -32,6 +32,7 @@ VERBS = {
     "demo": Verb("baleen.cli.demo", "demo", "Kill an agent in mid-task and watch it finish."),
     "run": Verb("baleen.cli.run", "run", "Let an agent answer a question with tools."),
     "serve": Verb("baleen.cli.serve", "serve", "Serve a model to OpenAI and Anthropic clients."),
+    "chat": Verb("baleen.cli.chat", "chat", "Talk to a model on the terminal."),
     "view": Verb("baleen.cli.view", "view", "Show what happened in a run."),
     "replay": Verb("baleen.cli.replay", "replay", "Show or redo what ran in a sandbox."),
     "sandbox": Verb("baleen.cli.sandbox", "sandbox", "Make, use and remove sandboxes."),

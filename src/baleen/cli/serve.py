@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+REVISIONS = ("preview", "0731", "v4.1")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -25,15 +26,34 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option("--upstream-model", metavar="NAME", help="Model to ask the engine for.")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, default=8000, show_default=True, help="0 takes any free port.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="0 takes any free port.",
+)
 @click.option("--served-model-name", metavar="NAME", help="Name that clients see.")
 @click.option("--api-key", multiple=True, metavar="KEY", help="Let these in and nobody else.")
-@click.option("--revision", metavar="NAME", help="Prompt revision: preview, 0731, v4.1.")
+@click.option(
+    "--max-model-len", type=click.IntRange(1), metavar="TOKENS", help="Let no context be longer."
+)
+@click.option("--revision", type=click.Choice(REVISIONS), help="Of the prompt.")
 @click.option("--state", metavar="DIR", help="Where turns and tokens are kept.")
 @click.option("--no-state", is_flag=True, help="Keep nothing beyond this process.")
-@click.option("--max-running", type=int, help="Answers at once.  [default: 1024]")
-@click.option("--thinking-budget", type=int, metavar="TOKENS", help="Close reasoning after these.")
-@click.option("--stall-timeout", type=float, metavar="SECONDS", help="Patience with the engine.")
+@click.option("--max-running", type=click.IntRange(1), help="Answers at once.  [default: 1024]")
+@click.option(
+    "--thinking-budget",
+    type=click.IntRange(0),
+    metavar="TOKENS",
+    help="Close reasoning after these.",
+)
+@click.option(
+    "--stall-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Patience with the engine.",
+)
 @click.option(
     "--tool-repair",
     type=click.Choice(["off", "schema", "all"]),
@@ -42,6 +62,18 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option("--recovery/--no-recovery", default=True, help="Decode stalled turns once more.")
 @click.option("--grammar/--no-grammar", default=True, help="Hold calls to their schemas.")
+@click.option(
+    "--reasoning-fields",
+    type=click.Choice(["deepseek", "both"]),
+    default="deepseek",
+    show_default=True,
+    help="reasoning_content alone, or vLLM's reasoning too.",
+)
+@click.option(
+    "--strict-api",
+    is_flag=True,
+    help="Refuse what the hosted API refuses: lost reasoning, forced calls while thinking.",
+)
 def serve(model: str, host: str, port: int, **options: Any) -> int:
     """Serve MODEL, a folder or `nano`, to OpenAI and Anthropic clients.
 
@@ -98,6 +130,10 @@ def _config(model: str, options: dict[str, Any]) -> Any:
         "repair": options["tool_repair"],
         "recovers": options["recovery"],
         "uses_grammar": options["grammar"],
+        "max_model_len": options["max_model_len"],
+        "emits_reasoning_twice": options["reasoning_fields"] == "both",
+        "rejects_missing_reasoning": options["strict_api"],
+        "refuses_forced_thinking": options["strict_api"],
     }
     config = replace(config, **{key: value for key, value in given.items() if value is not None})
     if options["no_state"]:

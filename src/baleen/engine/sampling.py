@@ -23,6 +23,8 @@ class Sampling:
     max_tokens: int = 512
     min_tokens: int = 0
     """End-of-sentence is not drawn before as many tokens."""
+    num_top: int = 0
+    """How many of the likeliest tokens are told with each."""
 
 
 class Allowed(Protocol):
@@ -64,6 +66,8 @@ class SampledToken(NamedTuple):
 
     id: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens and their log-probabilities, the likeliest first."""
 
 
 def uniform(seed: int | str, position: int) -> float:
@@ -85,6 +89,17 @@ def pick(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tens
         ids_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1)
         ids_B = ids_B.clamp(max=logits_BV.shape[-1] - 1)
     return ids_B, logprobs_BV.gather(-1, ids_B.unsqueeze(-1)).squeeze(-1)
+
+
+def likeliest(logits_BV: Tensor, sampling: Sampling) -> tuple[tuple[int, float], ...]:
+    """The likeliest tokens of the only row, in the distribution that :func:`pick` draws from."""
+    scale = sampling.temperature or 1.0
+    logprobs_BV = (logits_BV / scale).log_softmax(-1)
+    if sampling.temperature and sampling.top_p < 1.0:
+        logprobs_BV = _nucleus(logprobs_BV, sampling.top_p)
+    values, ids = logprobs_BV[0].topk(min(sampling.num_top, logits_BV.shape[-1]))
+    pairs = zip(ids.tolist(), values.tolist(), strict=True)
+    return tuple((number, logprob) for number, logprob in pairs if logprob > -torch.inf)
 
 
 def hold(logits_BV: Tensor, allowed: Allowed) -> Tensor:

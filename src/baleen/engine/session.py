@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from baleen.cache import Mark
-from baleen.engine.sampling import Guide, SampledToken, Sampling, Tokens, hold, pick, uniform
+from baleen.engine.sampling import (
+    Guide,
+    SampledToken,
+    Sampling,
+    Tokens,
+    hold,
+    likeliest,
+    pick,
+    uniform,
+)
 from baleen.errors import ConfigError, UsageError
 from baleen.model import Transformer
+
+_SCORED_AT_ONCE = 256
+"""Tokens whose logits are in memory at a time; a large vocabulary has half a megabyte for each."""
 
 
 class Session:
@@ -64,7 +77,8 @@ class Session:
                 logits = hold(logits, without_eos)
             draw = torch.tensor([uniform(sampling.seed, len(self.token_ids))], dtype=torch.float64)
             ids, logprobs = pick(logits, sampling, draw)
-            token = SampledToken(int(ids), float(logprobs))
+            top = likeliest(logits, sampling) if sampling.num_top else ()
+            token = SampledToken(int(ids), float(logprobs), top)
             if guide is not None and not guide.accept(token.id):
                 raise ConfigError(
                     f"the guide does not know token {token.id}, which the model has drawn",
@@ -74,6 +88,21 @@ class Session:
             if token.id == eos or count + 1 == sampling.max_tokens:
                 return
             logits = self._feed([token.id])
+
+    @torch.no_grad()
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-probability of each token given those before it; that of the first is not a number.
+
+        The whole text is computed, in a state of its own: this conversation stays as it is.
+        """
+        state, found = self.model.new_state(1), [math.nan]
+        for start in range(0, len(token_ids) - 1, _SCORED_AT_ONCE):
+            stop = min(start + _SCORED_AT_ONCE, len(token_ids) - 1)
+            logits_1TV = self.model(torch.tensor([token_ids[start:stop]]), state)
+            following_T1 = torch.tensor(token_ids[start + 1 : stop + 1]).unsqueeze(-1)
+            logprobs_T1 = logits_1TV[0].log_softmax(-1).gather(-1, following_T1)
+            found += logprobs_T1.squeeze(-1).tolist()
+        return found
 
     @property
     def cache_bytes(self) -> int:

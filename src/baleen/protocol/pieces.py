@@ -40,6 +40,8 @@ class PieceTable:
         self._add_special_tokens()
         self._bytes: dict[int, bytes] = {}
         self._alphabet = _byte_alphabet() if _is_byte_level(backend) else None
+        self.is_byte_level = self._alphabet is not None
+        """Whether each ordinary id stands for fixed bytes."""
 
     def _add_special_tokens(self) -> None:
         listing = getattr(self.backend, "get_added_tokens_decoder", None)
@@ -47,11 +49,6 @@ class PieceTable:
             for number, added in listing().items():
                 if added.special:
                     self.markers.setdefault(int(number), added.content)
-
-    @property
-    def is_byte_level(self) -> bool:
-        """Whether each ordinary id stands for fixed bytes."""
-        return self._alphabet is not None
 
     def bytes_of(self, number: int) -> bytes:
         """The bytes of an ordinary id of a byte-level tokenizer."""
@@ -123,6 +120,8 @@ class TokenLexer:
         self._inner = TextLexer(machine, foreign=True, certain=True) if foreign else None
         self._table = table_for(tokenizer)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_whole = True
+        """Nothing of a character is waiting for the rest of it."""
         self._window: list[int] = []
 
     def feed(self, ids: Iterable[int]) -> None:
@@ -133,13 +132,13 @@ class TokenLexer:
             if marker is not None:
                 self._mark(marker)
                 continue
-            text = (
-                self._decoder.decode(self._table.bytes_of(number))
-                if is_byte_level
-                else self._decode_in_window(number)
-            )
-            if text:
-                self._say(text)
+            text = self._decode_bytes(number) if is_byte_level else self._decode_in_window(number)
+            if not text:
+                continue
+            if self._inner is not None:
+                self._inner.feed(text)
+            else:
+                self._machine.text(text)
 
     def _mark(self, marker: str) -> None:
         self._flush_bytes()
@@ -151,11 +150,13 @@ class TokenLexer:
             self._inner.flush()
         dispatch(self._machine, marker)
 
-    def _say(self, text: str) -> None:
-        if self._inner is not None:
-            self._inner.feed(text)
-        else:
-            self._machine.text(text)
+    def _decode_bytes(self, number: int) -> str:
+        data = self._table.bytes_of(number)
+        if self._is_whole and data.isascii():
+            return data.decode("ascii")
+        text = self._decoder.decode(data)
+        self._is_whole = not self._decoder.buffer
+        return text
 
     def _decode_in_window(self, number: int) -> str:
         """For tokenizers whose tokens depend on their neighbours: decode the last few together."""
@@ -175,9 +176,14 @@ class TokenLexer:
     def _flush_bytes(self) -> None:
         text = self._decoder.decode(b"", True) if self._table.is_byte_level else ""
         self._decoder.reset()
+        self._is_whole = True
         self._window = []
-        if text:
-            self._say(text)
+        if not text:
+            return
+        if self._inner is not None:
+            self._inner.feed(text)
+        else:
+            self._machine.text(text)
 
     def finish(self) -> None:
         """No more output: half a character is a replacement character."""

@@ -54,7 +54,8 @@ class Prose:
         if text:
             if self.newlines or self.drops_newlines:
                 text = self._with_newlines(text)
-            self._say(text)
+            self.pieces.append(text)
+            self._events.append(self._delta(text))
             self.newlines = newlines
         else:
             self.newlines += newlines
@@ -65,17 +66,14 @@ class Prose:
             return text.lstrip("\n")
         return "\n" * self.newlines + text
 
-    def _say(self, text: str) -> None:
-        self.pieces.append(text)
-        self._events.append(self._delta(text))
-
     def flush(self) -> None:
         """Say what was held back for a marker that did not come."""
         text = ("" if self.drops_newlines else "\n" * self.newlines) + self.tail
         self.newlines, self.tail = 0, ""
         if text:
             self.drops_newlines = False
-            self._say(text)
+            self.pieces.append(text)
+            self._events.append(self._delta(text))
 
     def take_tail(self) -> str:
         """The bracket in front of a marker; it is no text any more."""

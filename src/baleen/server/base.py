@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from baleen.protocol.grammar import AnswerForm
+from baleen.server.room import Room
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -29,6 +32,8 @@ class Generation:
     min_tokens: int = 0
     """End-of-sentence may not come before as many tokens."""
     constraint: Constraint | None = None
+    scores_prompt: bool = False
+    """The log-probabilities of the prompt's own tokens are wanted too."""
     request_id: str = ""
 
 
@@ -42,8 +47,8 @@ class Constraint:
     """The Chat Completions ``tool_choice``; a forced one follows the reasoning at once."""
     parallel: bool = True
     """False: one call and no more."""
-    json_schema: Any = None
-    """A JSON schema for what follows the reasoning."""
+    form: AnswerForm | None = None
+    """What the answer behind the reasoning has to look like."""
     thinking: bool = False
     """The output begins within reasoning, which is free."""
     in_block: bool = False
@@ -67,6 +72,8 @@ class Piece(NamedTuple):
     """How many prompt tokens the upstream did not have to compute; None while it has not said."""
     top: Sequence[Sequence[tuple[int, float]]] = ()
     """Per id the likeliest alternatives with their log-probabilities, if asked for."""
+    prompt_logprobs: Sequence[float] = ()
+    """With the first piece, if asked for: one per prompt id; NaN for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +86,32 @@ class Capabilities:
     calls_grammar: bool = False
     """It can hold calls to their schemas."""
     json_grammar: bool = False
-    """It can hold an answer to a JSON schema."""
+    """It can hold an answer to a JSON schema or a pattern."""
     logprobs: bool = True
+    prompt_logprobs: bool = False
+    """It can tell those of a prompt's tokens."""
     reports_cache: bool = True
+
+
+class EngineState(NamedTuple):
+    """What an engine in this process is doing; one elsewhere has metrics of its own."""
+
+    num_waiting: int = 0
+    """Generations that wait for others to end."""
+    cache_usage: float = 0.0
+    """Share of the room for computed tokens that is taken."""
+    num_recomputed: int = 0
+    """Prompt tokens so far that had been computed before, and were not to be had any more."""
 
 
 class Taker(Protocol):
     """Who is given the tokens of a generation."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether :meth:`drained` is to be awaited before more is handed over."""
-        ...
+    room: Room
+    """Where it is full, nothing more is handed over before it is cleared."""
 
     def take(self, piece: Piece) -> bool:
         """Some more tokens; False: enough, the generation ends here."""
-        ...
-
-    async def drained(self) -> None:
-        """There is room again."""
         ...
 
 
@@ -120,6 +134,10 @@ class Upstream(Protocol):
         Raises:
             UpstreamError: it cannot be reached, refuses, or breaks off.
         """
+        ...
+
+    def state(self) -> EngineState:
+        """What it is doing right now."""
         ...
 
     async def close(self) -> None:

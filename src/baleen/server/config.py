@@ -20,6 +20,8 @@ class GatewayConfig:
     """Thinking fixes temperature and top_p, as the hosted API does."""
     temperature: float = 1.0
     """For requests that name none."""
+    max_model_len: int | None = None
+    """No prompt and answer may have more tokens together, whatever the upstream allows."""
     max_tokens_limit: int = 393_216
     """The largest ``max_tokens`` that a request may ask for."""
     thinking_budget: int | None = None

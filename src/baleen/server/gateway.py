@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.replay import ReplayStore
@@ -27,6 +28,8 @@ from baleen.server.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
+    from baleen.server.doors.completion_run import CompletionRun
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,10 +45,17 @@ class Gateway:
     ) -> None:
         self.config, self.tokenizer, self.upstream = config, tokenizer, upstream
         self.vocabulary = Vocabulary(tokenizer, config.revision)
-        self.running: set[Answer] = set()
+        self.running: set[Answer | CompletionRun] = set()
         self.is_draining = False
         self.tracing = Tracing(tracer, config.model_name) if tracer is not None else None
-        self.telemetry = Telemetry(config.model_name, lambda: len(self.running))
+        self.telemetry = Telemetry(config.model_name, lambda: len(self.running), upstream.state)
+        self.telemetry.registry.gauge(
+            "vllm:cache_config_info",
+            "Always 1; the labels say how much of turns is kept.",
+            lambda: 1,
+            replay_bytes=str(config.replay_bytes),
+            is_kept=str(config.state_dir is not None).lower(),
+        )
         self.conversations = Conversations()
         folder = config.state_dir
         if folder is not None:
@@ -70,7 +80,10 @@ class Gateway:
             UpstreamError: it cannot be reached.
         """
         if self._capabilities is None:
-            self._capabilities = await self.upstream.capabilities()
+            found, limit = await self.upstream.capabilities(), self.config.max_model_len
+            if limit is not None and limit < found.context_tokens:
+                found = replace(found, context_tokens=limit)
+            self._capabilities = found
         return self._capabilities
 
     async def is_ready(self) -> bool:
@@ -91,12 +104,12 @@ class Gateway:
 
     # --- requests ------------------------------------------------------------------------------
 
-    async def prepare(self, ask: Ask) -> Prepared:
-        """Encode a request.
+    def admit(self) -> None:
+        """Is there room for one more answer?
 
         Raises:
-            ServerError: it cannot be answered.
-            ProtocolError: no prompt can be made of it.
+            DrainingError: this gateway is about to stop.
+            OverloadedError: as many are being generated as may be.
         """
         if self.is_draining:
             raise DrainingError("this gateway is about to stop", remedy="ask another one")
@@ -105,6 +118,15 @@ class Gateway:
                 f"{len(self.running)} answers are being generated, which is the limit",
                 remedy="ask again later",
             )
+
+    async def prepare(self, ask: Ask) -> Prepared:
+        """Encode a request.
+
+        Raises:
+            ServerError: it cannot be answered.
+            ProtocolError: no prompt can be made of it.
+        """
+        self.admit()
         context_tokens = (await self.capabilities()).context_tokens
         if ask.trace is None:
             return self.preparer.prepare(ask, context_tokens)
@@ -223,17 +245,22 @@ class Gateway:
     def _count(self, answer: Answer) -> None:
         telemetry, turn = self.telemetry, answer.turn
         num_prompt, num_sampled = len(answer.prepared.ids), len(answer.sampled)
-        telemetry.prompt_tokens.add(num_prompt)
-        telemetry.prompt_tokens_cached.add(answer.num_cached_tokens)
-        telemetry.prefix_queries.add(num_prompt)
-        telemetry.prefix_hits.add(answer.num_cached_tokens)
+        telemetry.count_prompt(num_prompt, answer.num_cached_tokens)
         telemetry.think_tokens.add(answer.num_reasoning_tokens)
-        telemetry.request_prompt.observe(num_prompt)
         telemetry.request_generated.observe(num_sampled)
         telemetry.success.add(1, answer.finish_reason)
         if answer.last_token_at is not None and answer.first_token_at is not None:
-            telemetry.request_s.observe(answer.last_token_at - answer.started_at)
-            telemetry.decode_s.observe(answer.last_token_at - answer.first_token_at)
+            decode_s = answer.last_token_at - answer.first_token_at
+            arrived_at = answer.prepared.ask.arrived_at
+            telemetry.queue_s.observe(answer.started_at - arrived_at)
+            telemetry.prefill_s.observe(answer.first_token_at - answer.started_at)
+            telemetry.inference_s.observe(answer.last_token_at - answer.started_at)
+            telemetry.request_s.observe(answer.last_token_at - arrived_at)
+            telemetry.decode_s.observe(decode_s)
+            telemetry.output_token_s.observe(decode_s / max(1, num_sampled - 1))
+        telemetry.request_max_tokens.observe(answer.prepared.max_tokens)
+        if answer.prepared.ask.shows_tools:
+            telemetry.parsers.add()
         for call in turn.tool_calls:
             telemetry.calls.add(1, str(call.status))
         if turn.incomplete_calls:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from baleen.assets import nano_dir
-from baleen.errors import CheckpointError, MissingExtraError
+from baleen.errors import CheckpointError, MissingExtraError, UsageError
 from baleen.protocol.errors import RevisionError
 from baleen.protocol.revision import detect_revision
 from baleen.server.base import Upstream
 from baleen.server.config import GatewayConfig
+
+if TYPE_CHECKING:
+    from baleen.server.http import HttpServer
 
 NANO = "nano"
 
@@ -49,18 +54,9 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
     Raises:
         KeyboardInterrupt: there was a second signal.
         BaleenError: model or upstream cannot be used.
-        OSError: the address cannot be listened on.
+        UsageError: the address cannot be listened on.
     """
-    try:
-        from baleen.server.gateway import Gateway
-        from baleen.server.http import HttpServer
-        from baleen.server.observing.tracing import tracer_from_environment
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"serving needs {error.name}", remedy="pip install 'baleen[serve]'"
-        ) from error
-    upstream, tokenizer = await _open(options)
-    server = HttpServer(Gateway(options.config, tokenizer, upstream, tracer_from_environment()))
+    server = await open_server(options)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -71,7 +67,10 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
-        port = await server.start(options.host, options.port)
+        port = await _listen(server, options)
+        # What is loaded by now stays; to go over it again and again only holds streams up.
+        gc.collect()
+        gc.freeze()
         ready(f"http://{options.host}:{port}")
         await stop.wait()
         if server.gateway.running:
@@ -82,11 +81,51 @@ async def run(options: ServeOptions, ready: Callable[[str], None]) -> None:
                 file=sys.stderr,
             )
     finally:
+        gc.unfreeze()  # or the interpreter's end takes what is frozen for leaked
         await server.stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     if server.is_hurried:
         raise KeyboardInterrupt
+
+
+async def _listen(server: HttpServer, options: ServeOptions) -> int:
+    """Start; returns the port.
+
+    Raises:
+        UsageError: somebody else listens there, or this machine has no such address.
+    """
+    try:
+        return await server.start(options.host, options.port)
+    except OSError as error:
+        remedies = {
+            errno.EADDRINUSE: "stop who listens there, or take another port; --port 0 finds one",
+            errno.EADDRNOTAVAIL: "give an address of this machine, or 0.0.0.0 for all of them",
+            errno.EACCES: "ports below 1024 need root",
+        }
+        raise UsageError(
+            f"cannot listen on {options.host}:{options.port}: {os.strerror(error.errno or 0)}",
+            remedy=remedies.get(error.errno or 0, "give another --host or --port"),
+        ) from error
+
+
+async def open_server(options: ServeOptions) -> HttpServer:
+    """A server that is not started yet; it is to be stopped all the same.
+
+    Raises:
+        MissingExtraError: a package is missing.
+        BaleenError: model or upstream cannot be used.
+    """
+    try:
+        from baleen.server.gateway import Gateway
+        from baleen.server.http import HttpServer
+        from baleen.server.observing.tracing import tracer_from_environment
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"serving needs {error.name}", remedy="pip install 'baleen[serve]'"
+        ) from error
+    upstream, tokenizer = await _open(options)
+    return HttpServer(Gateway(options.config, tokenizer, upstream, tracer_from_environment()))
 
 
 async def _open(options: ServeOptions) -> tuple[Upstream, Any]:

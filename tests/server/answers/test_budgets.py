@@ -170,6 +170,16 @@ async def test_an_announced_call_is_begun_for_the_model(serve: Serve) -> None:
     assert len(choice["message"]["tool_calls"]) == 2
     assert choice["message"]["content"] == "I will look it up:"
     assert choice["baleen"]["stall_kind"] == "announced_no_action"
+    assert served.upstream.asked[1].constraint.in_block, "the rest is held to the schemas too"
+
+
+async def test_reasoning_that_breaks_off_goes_on_under_the_same_constraint(serve: Serve) -> None:
+    lines = iter([Line("One. Two. Three.", breaks_after=4), Line("</think>Yes.")])
+    served = await serve(lambda _: next(lines))
+    await served.chat(tools=[WEATHER])
+    first, again = served.upstream.asked
+    assert again.constraint == first.constraint
+    assert again.constraint.thinking
 
 
 async def test_nothing_after_a_tool_result_is_labelled(serve: Serve) -> None:

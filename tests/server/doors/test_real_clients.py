@@ -92,8 +92,8 @@ async def served(serve: Serve) -> Served:
 
 def assert_prefix_was_reused(served: Served) -> None:
     """The second turn's prompt began with all that the first had computed."""
-    (reused,) = served.gateway.telemetry.reused.values.values()
-    (reusable,) = served.gateway.telemetry.reusable.values.values()
+    reused = served.gateway.telemetry.reused.plain
+    reusable = served.gateway.telemetry.reusable.plain
     assert reused == reusable > 0
 
 
@@ -159,7 +159,7 @@ async def test_litellm_finishes_a_turn_and_its_reasoning_is_restored(
     text = await run(PYTHON, "-c", LITELLM, f"{served.url}/v1", folder=tmp_path)
     assert "the tool said 42" in text
     assert_prefix_was_reused(served)
-    (restored,) = served.gateway.telemetry.restored.values.values()
+    restored = served.gateway.telemetry.restored.plain
     assert restored == 1
 
 

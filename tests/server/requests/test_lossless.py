@@ -151,7 +151,7 @@ async def test_a_conversation_of_hundreds_of_turns_is_prefilled_once(
         results = len(tokenizer.encode("<tool_result>sun</tool_result>").ids)
         assert turn == 0 or prefilled < 2 * results + 20
     gateway = served.gateway
-    (reused,) = gateway.telemetry.reused.values.values()
-    (reusable,) = gateway.telemetry.reusable.values.values()
+    reused = gateway.telemetry.reused.plain
+    reusable = gateway.telemetry.reusable.plain
     assert reused == reusable > 0
     assert len(gateway.conversations) <= 3

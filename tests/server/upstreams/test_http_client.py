@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from baleen.errors import ConfigError
 from baleen.server.base import Piece
 from baleen.server.errors import UpstreamError
+from baleen.server.room import Room
 from baleen.server.upstreams.http_body import BodyReader
 from baleen.server.upstreams.http_client import EngineClient
 
@@ -25,18 +26,10 @@ class Taker:
     """Takes events; full while it is told to be."""
 
     def __init__(self) -> None:
-        self.room = asyncio.Event()
-        self.room.set()
-
-    @property
-    def is_full(self) -> bool:
-        return not self.room.is_set()
+        self.room = Room()
 
     def take(self, piece: Piece) -> bool:
         raise AssertionError("this one is given events")
-
-    async def drained(self) -> None:
-        await self.room.wait()
 
 
 @pytest.fixture
@@ -190,7 +183,7 @@ async def test_an_engine_is_held_up_while_the_taker_is_full(engine: Any) -> None
         nonlocal taken
         taken += len(events)
         if taken == len(events):
-            taker.room.clear()
+            taker.room.fill()
         return True
 
     task = asyncio.create_task(client.events("/x", {}, take, taker))
@@ -201,7 +194,7 @@ async def test_an_engine_is_held_up_while_the_taker_is_full(engine: Any) -> None
     await asyncio.sleep(0.2)
     assert (sent, taken) == (held, first)
     assert held < total / 2
-    taker.room.set()
+    taker.room.clear()
     await asyncio.wait_for(task, 30)
     assert taken == total
 

@@ -2,14 +2,12 @@
 
 `data/llama_server_11434.json` was recorded from a llama-server of that build with a small model of
 random weights and the bundled tokenizer. vLLM and SGLang do not run here; their streams are written
-after the sources of vLLM 0.33 and SGLang 0.5.23. With `BALEEN_TEST_LLAMA_SERVER=URL` the tests at
-the end run against a server that serves such a model.
+after the sources of vLLM 0.33 and SGLang 0.5.23. A real llama-server is in `test_llama_server.py`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,17 @@ import pytest
 from aiohttp import web
 from tokenizers import Tokenizer
 
+from baleen.protocol.grammar import AnswerForm
 from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
+from baleen.server.room import Room
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.llama import LlamaUpstream
 from baleen.server.upstreams.opening import open_upstream
 from baleen.server.upstreams.sglang import SglangUpstream
 from baleen.server.upstreams.vllm import VllmUpstream
 
-from ..conftest import WEATHER, Serve
+from ..conftest import WEATHER
 
 RECORDED = json.loads((Path(__file__).parent / "data/llama_server_11434.json").read_text())
 PROMPT = RECORDED["prompt"]
@@ -72,17 +72,13 @@ def replaying(responses: list[Any], seen: list[Any]) -> Handler:
 class Taking:
     """Takes everything."""
 
-    is_full = False
-
     def __init__(self) -> None:
+        self.room = Room()
         self.pieces: list[Piece] = []
 
     def take(self, piece: Piece) -> bool:
         self.pieces.append(piece)
         return True
-
-    async def drained(self) -> None:
-        raise AssertionError("there was always room")
 
 
 async def pieces_of(upstream: Any, **fields: Any) -> list[Piece]:
@@ -252,7 +248,7 @@ async def test_vllm_holds_calls_to_their_schemas_by_a_structural_tag(engine: Eng
     assert calls["type"] == "triggered_tags"
     assert calls["triggers"] == ["<｜DSML｜"]
     assert "get_weather" in calls["tags"][0]["content"]["grammar"]
-    wanted = Constraint(json_schema={"type": "object"}, thinking=True)
+    wanted = Constraint(form=AnswerForm({"type": "object"}), thinking=True)
     body = upstream.body(Generation(PROMPT, 8, constraint=wanted))
     tag = json.loads(body["structured_outputs"]["structural_tag"])["format"]
     assert tag["elements"][1] == {"type": "json_schema", "json_schema": {"type": "object"}}
@@ -270,7 +266,7 @@ async def test_llama_server_is_held_to_a_schema_once_the_reasoning_is_over(
     seen: list[Any] = []
     streams = [[said(82, 1), said(close, 2), said(83, 3)], [said(94, 1), said(1, 2), end]]
     client = await engine(replaying(list(streams), seen))
-    wanted = Constraint(json_schema={"type": "object"}, thinking=True)
+    wanted = Constraint(form=AnswerForm({"type": "object"}), thinking=True)
     upstream = LlamaUpstream(client, tokenizer)
     pieces = await pieces_of(upstream, max_tokens=9, constraint=wanted)
     assert joined(pieces) == ([82, close, 94, 1], "stop")
@@ -356,36 +352,3 @@ async def test_refusals_failures_and_silence_are_told_apart(engine: Engine) -> N
         await other.close()
     assert found["b"] is UpstreamError
     assert found["d"] is UpstreamError
-
-
-LIVE = os.environ.get("BALEEN_TEST_LLAMA_SERVER")
-
-
-@pytest.mark.skipif(LIVE is None, reason="BALEEN_TEST_LLAMA_SERVER is not set")
-async def test_a_real_llama_server_answers_through_the_doors(
-    serve: Serve, tokenizer: Tokenizer
-) -> None:
-    assert LIVE is not None
-    upstream = await open_upstream(EngineClient(LIVE), tokenizer)
-    served = await serve(upstream)
-    function = {
-        "name": "wait",
-        "parameters": {
-            "type": "object",
-            "properties": {"days": {"type": "integer"}},
-            "required": ["days"],
-            "additionalProperties": False,
-        },
-    }
-    fields = {
-        "tools": [{"type": "function", "function": function}],
-        "tool_choice": "required",
-        "parallel_tool_calls": False,
-        "thinking": {"type": "disabled"},
-        "temperature": 0.7,
-    }
-    body = await served.chat(**fields, max_tokens=2000, logprobs=True)
-    (call,) = body["choices"][0]["message"]["tool_calls"]
-    assert isinstance(json.loads(call["function"]["arguments"])["days"], int)
-    again = await served.chat(**fields, max_tokens=20)
-    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0

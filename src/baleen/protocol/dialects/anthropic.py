@@ -30,6 +30,8 @@ _SAME: Final = {
     "stream": "stream",
     "stop_sequences": "stop",
 }
+_SAID: Final = ("text", "thinking", "tool_use")
+"""Blocks of an assistant's message; whatever else was in it would be lost in silence."""
 _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -133,6 +135,20 @@ def _image_url(source: Mapping[str, Any]) -> str:
 
 def _read_assistant(index: int, blocks: list[Mapping[str, Any]]) -> Body:
     where = f"messages[{index}].content"
+    for block in blocks:
+        kind = block.get("type")
+        if kind == "tool_result":
+            raise MessageError(
+                f"messages.{index}: `tool_result` blocks can only be in `user` messages",
+                index=index,
+                field="content",
+            )
+        if kind not in _SAID:
+            raise MessageError(
+                f"unknown variant `{kind}`, expected one of `text`, `thinking`, `tool_use`",
+                index=index,
+                field="content",
+            )
     thoughts = [string(b, "thinking", where) for b in blocks if b.get("type") == "thinking"]
     texts = [string(b, "text", where) for b in blocks if b.get("type") == "text"]
     message: Body = {"role": "assistant", "content": plain_or_parts(text_parts(texts)) or ""}

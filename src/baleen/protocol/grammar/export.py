@@ -7,11 +7,13 @@ SGLang hand to xgrammar. Both see text and not tokens, so a value cannot even sp
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from baleen.protocol import tokens
+from baleen.protocol.grammar.answer_rules import AnswerRules
 from baleen.protocol.grammar.automaton import (
     COUNT,
     LITERAL,
@@ -42,13 +44,21 @@ class Export(NamedTuple):
     """What the tools' schemas demand and the grammar does not follow."""
 
 
-def to_ebnf(rules: CallRules, *, thinking: bool, in_block: bool = False) -> Export:
+def to_ebnf(
+    rules: CallRules,
+    *,
+    thinking: bool,
+    in_block: bool = False,
+    ids: Mapping[str, int] | None = None,
+) -> Export:
     """A whole turn as EBNF, the end-of-sentence token left out.
 
     ``thinking`` says that the output begins in reasoning, ``in_block`` that the prompt has opened
-    the block of calls.
+    the block of calls. Special tokens with ``ids`` are asked for as llama.cpp does it, ``<[id]>``:
+    where only their text is, a sampler may spell it with ordinary tokens.
     """
-    return _exported(rules, partial(_whole_turn, thinking=thinking, in_block=in_block))
+    write = partial(_whole_turn, thinking=thinking, in_block=in_block, ids=ids or {})
+    return _exported(rules, write)
 
 
 def to_structural_tag(rules: CallRules, *, thinking: bool, in_block: bool = False) -> Export:
@@ -57,6 +67,12 @@ def to_structural_tag(rules: CallRules, *, thinking: bool, in_block: bool = Fals
     Where a server splits off the reasoning before it constrains, ``thinking`` is False.
     """
     return _exported(rules, partial(_tag_of_turn, thinking=thinking, in_block=in_block))
+
+
+def answer_to_ebnf(rules: AnswerRules) -> str:
+    """An answer of some form as EBNF, without reasoning in front of it."""
+    writer = _Writer(rules, has_end=True)
+    return writer.finish(writer.sequence([rules.answer]))
 
 
 def _exported(rules: CallRules, write: Callable[[CallRules], str]) -> Export:
@@ -71,21 +87,18 @@ class _TooManyRules(Exception):
     """The grammar has grown beyond what a server compiles in good time."""
 
 
-def _invokes(rules: CallRules) -> list[Symbol]:
-    return [literal("<"), _DSML, ("invoke",)]
-
-
-def _whole_turn(rules: CallRules, *, thinking: bool, in_block: bool) -> str:
-    writer = _Writer(rules, has_end=True)
+def _whole_turn(rules: CallRules, *, thinking: bool, in_block: bool, ids: Mapping[str, int]) -> str:
+    writer = _Writer(rules, has_end=True, ids=ids)
     block: list[Symbol] = [literal("<"), _DSML, ("block",)]
     if in_block:
-        text = writer.sequence(_invokes(rules))
+        text = writer.sequence(rules.invoke_symbols)
     elif rules.choice.forces:
         text = f'"\\n\\n" {writer.sequence(block)}'
     else:
         text = f"{writer.avoiding(_NEVER_IN_PROSE)} ({writer.sequence(block)})?"
     if thinking and not in_block:
-        text = f'{writer.avoiding(_NEVER_IN_PROSE)} "</think>" {text}'
+        closer = writer.token(tokens.THINK_CLOSE)
+        text = f"{writer.avoiding(_NEVER_IN_PROSE)} {closer} {text}"
     return writer.finish(text)
 
 
@@ -93,7 +106,7 @@ def _tag_of_turn(rules: CallRules, *, thinking: bool, in_block: bool) -> str:
     writer = _Writer(rules, has_end=False)
     block = rules.dialect.block
     closer = f"</{tokens.DSML}{block}>"
-    calls = {"type": "grammar", "grammar": writer.finish(writer.sequence(_invokes(rules)))}
+    calls = {"type": "grammar", "grammar": writer.finish(writer.sequence(rules.invoke_symbols))}
     opener = f"<{tokens.DSML}{block}>\n"
     found: dict[str, Any]
     prose = [tokens.THINK_OPEN, tokens.THINK_CLOSE]
@@ -115,8 +128,14 @@ def _tag_of_turn(rules: CallRules, *, thinking: bool, in_block: bool) -> str:
 class _Writer:
     """Writes the rules that a start symbol needs; ``has_end`` writes the block's closer too."""
 
-    def __init__(self, rules: CallRules, *, has_end: bool) -> None:
-        self._rules = rules
+    def __init__(
+        self,
+        rules: CallRules | AnswerRules,
+        *,
+        has_end: bool,
+        ids: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._rules, self._ids = rules, ids
         self._has_end = has_end
         self._names: dict[Any, str] = {}
         self._lines: dict[str, str] = {}
@@ -132,9 +151,10 @@ class _Writer:
         return "\n".join(lines) + "\n"
 
     def _expand(self, symbol: Symbol) -> Iterable[Sequence[Symbol]]:
-        if symbol[0] == "after invoke" and not self._has_end:
-            return [[], *([[*_invokes(self._rules)]] if self._rules.parallel else [])]
-        return self._rules.expand(symbol)
+        rules = self._rules
+        if symbol[0] == "after invoke" and isinstance(rules, CallRules) and not self._has_end:
+            return [[], *([rules.invoke_symbols] if rules.parallel else [])]
+        return rules.expand(symbol)
 
     def sequence(self, symbols: Sequence[Symbol]) -> str:
         """Symbols behind each other."""
@@ -146,13 +166,13 @@ class _Writer:
         if kind == LITERAL:
             return _quoted(symbol[1].decode())
         if kind == TOKEN:
-            return "" if symbol[1] == tokens.EOS else _quoted(symbol[1])
+            return "" if symbol[1] == tokens.EOS else self.token(symbol[1])
         if kind in (ONE, MANY):
             return _class_of_bytes(symbol[1]) + ("*" if kind == MANY else "")
         if kind == COUNT:
             return self._count(symbol)
         if kind == RAW:
-            return f"{self.avoiding(_NEVER_IN_VALUES)} {_quoted('</' + symbol[1])}"
+            return f'{self.avoiding(_NEVER_IN_VALUES)} "</" {self.token(symbol[1])}'
         if kind == "spaces":
             return f"[ \\n]{{0,{symbol[1]}}}"
         if kind == "repeat":
@@ -160,6 +180,11 @@ class _Writer:
         if kind == "char" and not symbol[2]:
             return _class_of(symbol[1])
         return self._name_of(symbol)
+
+    def token(self, spelling: str) -> str:
+        """A special token: by its id where that is known, else by its text."""
+        number = self._ids.get(spelling)
+        return _quoted(spelling) if number is None else f"<[{number}]>"
 
     def _count(self, symbol: Symbol) -> str:
         _, allowed, least, most, escapes = symbol

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from baleen.protocol import tokens
-from baleen.protocol.grammar.automaton import RAW, State
-from baleen.protocol.grammar.rules import CallRules
+from baleen.protocol.grammar.automaton import RAW, Automaton, State
 from baleen.protocol.grammar.vocabulary import TokenMask, Vocabulary
 
 _MAX_MASKS = 4096
@@ -14,16 +15,41 @@ FREE = TokenMask(frozenset(), is_allowed=False)
 """Anything may come."""
 
 
+class TurnRules(Protocol):
+    """What a turn may look like: that of calls, or that of an answer in a form."""
+
+    @property
+    def automaton(self) -> Automaton:
+        """Follows the rules."""
+
+    @property
+    def forces(self) -> bool:
+        """Whether what follows the reasoning is held to them from its first token on."""
+
+    @property
+    def forced_start(self) -> State:
+        """The state behind the reasoning, if it is."""
+
+    @property
+    def block_start(self) -> State | None:
+        """The state behind the DSML token of a block's opener; None: it opens nothing."""
+
+    @property
+    def invoke_start(self) -> State:
+        """The state within a block that the prompt has opened."""
+
+
 class CallMask:
     """Follows one sequence.
 
     ``thinking`` says that the sequence begins in reasoning, ``in_block`` that the prompt has opened
-    a block. A forced choice has no way around the block: it must follow the reasoning at once.
+    a block. Rules that force have no way around what they force: it must follow the reasoning at
+    once.
     """
 
     def __init__(
         self,
-        rules: CallRules,
+        rules: TurnRules,
         vocabulary: Vocabulary,
         *,
         thinking: bool,
@@ -40,13 +66,13 @@ class CallMask:
         self._state: State | None = None
         if in_block:
             self._state = rules.invoke_start
-        elif not thinking and rules.choice.forces:
+        elif not thinking and rules.forces:
             self._state = rules.forced_start
 
     @property
     def is_free(self) -> bool:
         """Whether anything may come; true outside calls."""
-        return self._state is None and not (self._reasons and self._rules.choice.forces)
+        return self._state is None and not (self._reasons and self._rules.forces)
 
     def mask(self) -> TokenMask:
         """What may come next."""
@@ -104,5 +130,5 @@ class CallMask:
             self._state = self._rules.block_start
         elif marker == tokens.THINK_CLOSE and self._reasons:
             self._reasons = False
-            if self._rules.choice.forces:
+            if self._rules.forces:
                 self._state = self._rules.forced_start

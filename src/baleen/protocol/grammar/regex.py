@@ -180,7 +180,10 @@ class _Reader:
         if self._takes("?:") or not self._takes("?"):
             pass
         elif self._takes("<") and self._peek() not in ("=", "!"):
-            self._place = self._pattern.index(">", self._place) + 1
+            end = self._pattern.find(">", self._place)
+            if end < 0:
+                raise PatternNotRegular("a group's name without end")
+            self._place = end + 1
         else:
             raise PatternNotRegular("a look-around")
         self._depth += 1

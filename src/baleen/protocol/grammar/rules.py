@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Final
+from typing import ClassVar, Final
 
 from baleen.protocol import tokens
 from baleen.protocol.errors import ToolSchemaError
@@ -51,9 +51,9 @@ class CallRules:
         self.choice = choice or ToolChoice()
         self.parallel = parallel
         self.dialect = dialect_of(Revision(revision))
-        self._json = JsonRules(any_order=any_order)
+        self.json = JsonRules(any_order=any_order)
         self._tools = {
-            tool.name: self._json.number(Schema(tool.parameters))
+            tool.name: self.json.number(Schema(tool.parameters))
             for tool in tools
             if self.choice.allows(tool)
         }
@@ -67,19 +67,19 @@ class CallRules:
         if '"' in name:
             raise ToolSchemaError(f"a call cannot name the tool {name!r}: names hold no quotes")
         shapes = list(self._shapes_of(name))
-        if not shapes or not self._json.admits(self._json.schema(self._tools[name])):
+        if not shapes or not self.json.admits(self.json.schema(self._tools[name])):
             raise ToolSchemaError(
                 f"no arguments conform to the parameters of tool {name!r}",
                 remedy="its schema must admit an object",
             )
         for place in shapes:
-            for key in self._json.members(place).required:
+            for key in self.json.members(place).required:
                 if '"' in key:
                     raise ToolSchemaError(f"a call to {name!r} cannot name its parameter {key!r}")
 
     def _shapes_of(self, tool: str) -> Iterator[int]:
-        for place in self._json.shapes(self._tools[tool]):
-            if "object" in kinds_of(self._json.shape(place)):
+        for place in self.json.shapes(self._tools[tool]):
+            if "object" in kinds_of(self.json.shape(place)):
                 yield place
 
     @cached_property
@@ -93,11 +93,11 @@ class CallRules:
         return tuple(dict.fromkeys(found))
 
     def _unenforced(self, tool: str, known: set[int]) -> Iterator[str]:
-        yield from self._json.unenforced(self._tools[tool], "parameters", known)
+        yield from self.json.unenforced(self._tools[tool], "parameters", known)
         for place in self._shapes_of(tool):
-            if self._json.listed(place) is not None:
+            if self.json.listed(place) is not None:
                 yield "parameters: enum"
-            for name in self._json.members(place).named:
+            for name in self.json.members(place).named:
                 if '"' in name:
                     yield f"parameters.{name}: a name with quotes is left out"
 
@@ -107,10 +107,20 @@ class CallRules:
 
     # --- where a sequence may begin ------------------------------------------------------------
 
+    forced_symbols: ClassVar[Sequence[Symbol]] = (literal("\n\n<"), _DSML, ("block",))
+    """What follows the reasoning of a turn that has to call."""
+    invoke_symbols: ClassVar[Sequence[Symbol]] = (literal("<"), _DSML, ("invoke",))
+    """What follows the opener of a block."""
+
+    @property
+    def forces(self) -> bool:
+        """Whether a turn has to call."""
+        return self.choice.forces
+
     @property
     def forced_start(self) -> State:
         """The state in which a turn that has to call leaves its reasoning."""
-        return self.automaton.start([literal("\n\n<"), _DSML, ("block",)])
+        return self.automaton.start(self.forced_symbols)
 
     @property
     def block_start(self) -> State:
@@ -120,7 +130,7 @@ class CallRules:
     @property
     def invoke_start(self) -> State:
         """The state within a block that the prompt has opened."""
-        return self.automaton.start([literal("<"), _DSML, ("invoke",)])
+        return self.automaton.start(self.invoke_symbols)
 
     # --- what symbols stand for ----------------------------------------------------------------
 
@@ -147,14 +157,14 @@ class CallRules:
             return self._parameter_value(symbol[1])
         if kind == "other name":
             return other_text("other name", symbol[1], '"')
-        return self._json.expand(symbol)
+        return self.json.expand(symbol)
 
     def _after_invoke(self) -> list[Sequence[Symbol]]:
         end = [literal("</"), _DSML, literal(f"{self.dialect.block}>"), _EOS]
         return [end, [literal("<"), _DSML, ("invoke",)]] if self.parallel else [end]
 
     def _parameters(self, place: int, seen: frozenset[str], others: int) -> list[Sequence[Symbol]]:
-        members, words = self._json.members(place), self.dialect
+        members, words = self.json.members(place), self.dialect
         found: list[Sequence[Symbol]] = []
         if members.may_end(seen, others):
             close = [_DSML, literal(f"{words.invoke}>\n"), ("after invoke",)]
@@ -163,14 +173,14 @@ class CallRules:
                 found.append([literal("\n</"), *close])
         opener = [literal("<"), _DSML, literal(f'{words.parameter} name="')]
         closer = literal(f"{words.parameter}>\n")
-        for name, schema, now_seen in self._json.next_named(place, seen, others):
+        for name, schema, now_seen in self.json.next_named(place, seen, others):
             if '"' not in name:
-                value = ("parameter value", self._json.number(schema))
+                value = ("parameter value", self.json.number(schema))
                 rest = ("parameters", place, now_seen, others)
                 found.append([*opener, literal(f'{name}" string="'), value, closer, rest])
-        if self._json.is_open(members) and members.room_for("", seen, others):
+        if self.json.is_open(members) and members.room_for("", seen, others):
             name_symbol = ("other name", frozenset(members.named))
-            value = ("parameter value", self._json.number(members.others))
+            value = ("parameter value", self.json.number(members.others))
             rest = ("parameters", place, seen, members.one_more(others))
             attribute = literal(' string="')
             found.append([*opener, name_symbol, attribute, value, closer, rest])
@@ -179,23 +189,23 @@ class CallRules:
     def _parameter_value(self, number: int) -> list[Sequence[Symbol]]:
         """A string as it is, anything else as JSON; the ``</`` and the token behind it included."""
         found: list[Sequence[Symbol]] = [[literal('true">'), *text] for text in self._texts(number)]
-        if any(self._admits_json(place) for place in self._json.shapes(number)):
+        if any(self._admits_json(place) for place in self.json.shapes(number)):
             found.append([literal('false">'), ("value", number, False), literal("</"), _DSML])
         return found
 
     def _texts(self, number: int) -> Iterator[list[Symbol]]:
-        for place in self._json.shapes(number):
-            listed = self._json.listed(place)
+        for place in self.json.shapes(number):
+            listed = self.json.listed(place)
             if listed is not None:
                 for text in listed:
                     if isinstance(text, str):
                         yield [literal(f"{text}</"), _DSML]
-            elif "string" in kinds_of(self._json.shape(place)):
-                text = text_symbol(self._json.shape(place), quoted=False)
+            elif "string" in kinds_of(self.json.shape(place)):
+                text = text_symbol(self.json.shape(place), quoted=False)
                 yield [_RAW] if text is None else [text, literal("</"), _DSML]
 
     def _admits_json(self, place: int) -> bool:
-        listed = self._json.listed(place)
+        listed = self.json.listed(place)
         if listed is not None:
             return not all(isinstance(value, str) for value in listed)
-        return kinds_of(self._json.shape(place)) != ["string"]
+        return kinds_of(self.json.shape(place)) != ["string"]

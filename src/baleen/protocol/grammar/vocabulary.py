@@ -9,7 +9,6 @@ from weakref import WeakKeyDictionary
 
 from baleen.protocol.errors import TokenizerError
 from baleen.protocol.grammar.automaton import COUNT, Automaton, Stack, State
-from baleen.protocol.grammar.rules import CallRules
 from baleen.protocol.pieces import PieceTable
 
 
@@ -41,9 +40,9 @@ class Vocabulary:
         self._longest = max((len(text) for text, _ in entries), default=1)
         self._runs: dict[frozenset[int], Runs] = {}
         self.specials = frozenset(self.table.markers)
-        self._masks: WeakKeyDictionary[CallRules, dict[State, TokenMask]] = WeakKeyDictionary()
+        self._masks: WeakKeyDictionary[object, dict[State, TokenMask]] = WeakKeyDictionary()
 
-    def masks_of(self, rules: CallRules) -> dict[State, TokenMask]:
+    def masks_of(self, rules: object) -> dict[State, TokenMask]:
         """The masks made so far for some rules; all sequences share them."""
         return self._masks.setdefault(rules, {})
 

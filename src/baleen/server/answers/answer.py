@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from baleen.protocol import tokens
@@ -28,9 +29,10 @@ from baleen.server.answers.loops import LoopDetector
 from baleen.server.answers.stalls import RECOVERABLE, StallKind, stall_of
 from baleen.server.answers.stop_strings import StopStrings
 from baleen.server.answers.thinking_budget import ThinkingBudget
-from baleen.server.base import Generation, Piece
+from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
 from baleen.server.requests.prepared import Prepared
+from baleen.server.room import Room
 from baleen.server.store.token_log import Recorded
 
 if TYPE_CHECKING:
@@ -44,17 +46,11 @@ _BACK_OFF_S = (0.05, 0.5, 2.0)
 class Listener(Protocol):
     """Who hears an answer."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the upstream is to be held up until :meth:`drained`."""
-        ...
+    room: Room
+    """While it is full, the upstream is held up."""
 
     def hear(self, events: list[Event]) -> None:
         """Some more of the answer."""
-        ...
-
-    async def drained(self) -> None:
-        """There is room again."""
         ...
 
 
@@ -81,8 +77,7 @@ class Answer:
         self.turn = Turn()
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
-        self._now = asyncio.get_running_loop().time
-        self.started_at = self._now()
+        self.started_at = monotonic()
         self._gateway = gateway
         self._config, self._vocabulary = gateway.config, gateway.vocabulary
         self._parser = prepared.prompt.parser(
@@ -104,6 +99,8 @@ class Answer:
         self._has_enough = False
         """Of the stretch that is being decoded."""
         self._listener: Listener
+        self.room = Room()
+        """The listener's, once there is one."""
 
     def _make_budget(self) -> ThinkingBudget | None:
         asked, own = self.prepared.ask.thinking_budget, self._config.thinking_budget
@@ -154,7 +151,7 @@ class Answer:
             UpstreamError: the upstream failed for good.
             UpstreamStallError: it fell silent, twice.
         """
-        self._listener, is_whole = listener, False
+        self._listener, self.room, is_whole = listener, listener.room, False
         try:
             self._say(self._resume())
             while self._finish is None:
@@ -202,10 +199,7 @@ class Answer:
         min_tokens, self._min_tokens = self._min_tokens, 0
         constraint = prepared.constraint
         if constraint is not None and self.sampled:
-            # A grammar can only follow an output from a beginning, and the end of the reasoning is
-            # one; behind it what goes on is free.
-            begins = self.sampled[-1] == self._vocabulary.think_close
-            constraint = replace(constraint, thinking=False) if begins else None
+            constraint = self._constraint_behind(constraint)
         return Generation(
             ids=prepared.ids + array("I", self.sampled) if self.sampled else prepared.ids,
             max_tokens=prepared.max_tokens - len(self.sampled),
@@ -217,6 +211,21 @@ class Answer:
             constraint=constraint,
             request_id=self.id,
         )
+
+    def _constraint_behind(self, constraint: Constraint) -> Constraint | None:
+        """What holds for the rest of an answer; None: it is free.
+
+        A grammar can only follow an output from a beginning. There are three: the reasoning, its
+        end, and a block of calls that was opened for the model.
+        """
+        if self._thinks:
+            return constraint
+        if self.sampled[-1] == self._vocabulary.think_close:
+            return replace(constraint, thinking=False)
+        opener = self._vocabulary.call_opener
+        if constraint.has_calls and self.sampled[-len(opener) :] == opener:
+            return replace(constraint, thinking=False, in_block=True)
+        return None
 
     # --- tokens --------------------------------------------------------------------------------
 
@@ -250,15 +259,6 @@ class Answer:
         self._finish, self._has_enough = finish, finish is not None
         return finish is None
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the listener lags behind."""
-        return self._listener.is_full
-
-    async def drained(self) -> None:
-        """The listener has caught up."""
-        await self._listener.drained()
-
     def _say(self, events: list[Event]) -> None:
         if events:
             self._listener.hear(events)
@@ -266,28 +266,28 @@ class Answer:
     def _keep(self, ids: Sequence[int], piece: Piece) -> None:
         """Write tokens down, here and in the log, before anybody hears of them."""
         self.sampled += ids
-        self._gateway.telemetry.generation_tokens.add(len(ids))
-        logprobs = piece.logprobs[: len(ids)]
+        self._gateway.telemetry.generation_tokens.plain += len(ids)
+        logprobs = piece.logprobs
         if logprobs:
+            logprobs = logprobs[: len(ids)]
             self.logprobs += logprobs
             self.top += piece.top[: len(ids)]
         if self._record is not None:
             self._gateway.write_tokens(self._record, ids, logprobs)
 
     def _time(self, count: int) -> None:
-        telemetry, now = self._gateway.telemetry, self._now()
-        if self.last_token_at is None:
+        telemetry, before, now = self._gateway.telemetry, self.last_token_at, monotonic()
+        self.last_token_at = now
+        telemetry.together.observe(count)
+        if before is None:
             self.first_token_at = now
-            telemetry.first_token_s.observe(now - self.started_at)
+            telemetry.first_token_s.observe(now - self.prepared.ask.arrived_at)
+        elif count == 1:
+            telemetry.inter_token_s.observe(now - before)
         else:
-            gap_s = (now - self.last_token_at) / count
-            if count == 1:
-                telemetry.inter_token_s.observe(gap_s)
-            else:
-                telemetry.inter_token_s.observe_all([gap_s] * count)
+            telemetry.inter_token_s.observe_all([(now - before) / count] * count)
         if self._trace is not None:
             self._trace.token_came()
-        self.last_token_at = now
 
     def _watch_reasoning(self, ids: Sequence[int]) -> tuple[Sequence[int], bool]:
         """Count reasoning; returns the ids up to where it has to be closed from outside."""

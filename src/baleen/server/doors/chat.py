@@ -83,13 +83,14 @@ class ChatWriter:
     def feed(self, events: list[Event]) -> str:
         """A chunk per event."""
         tail = self._tail
-        if self._logprobs is not None and events:
+        if self._logprobs is not None:
             logprobs = self._logprobs.new()
             tail = tail.replace('"logprobs":null', f'"logprobs":{logprobs}', 1)
+        if len(events) == 1 and (delta := self._delta(events[0])):
+            return f"{self._head}{delta}{tail}"
         chunks: list[str] = []
         for event in events:
-            delta = self._delta(event)
-            if delta:
+            if delta := self._delta(event):
                 chunks.append(f"{self._head}{delta}{tail}")
                 tail = self._tail
         return "".join(chunks)

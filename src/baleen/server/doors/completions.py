@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import math
-import time
+import logging
+from array import array
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
+from baleen.errors import BaleenError
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.answers.stop_strings import StopStrings
-from baleen.server.answers.text_decoder import TextDecoder
-from baleen.server.base import Generation, Piece
-from baleen.server.doors.door import AnswerDoor, Call
-from baleen.server.errors import BadRequestError
-from baleen.server.gateway import new_id
-from baleen.server.wire.sse import EventStream
+from baleen.server.doors.completion_run import CompletionRun
+from baleen.server.doors.door import AnswerDoor, Call, describe
+from baleen.server.errors import (
+    BadRequestError,
+    UpstreamError,
+    UpstreamRefusalError,
+    UpstreamStallError,
+)
+from baleen.server.requests.completion_ask import CompletionAsk, read_completion
+from baleen.server.wire.sse import EventStream, WholeResponse
+
+_log = logging.getLogger(__name__)
+_BACK_OFF_S = 0.5
 
 
 class CompletionsDoor(AnswerDoor):
@@ -25,192 +35,117 @@ class CompletionsDoor(AnswerDoor):
 
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer a request."""
-        run = await self._run(call)
-        if run.is_streamed:
-            return await self._stream_run(call, run)
-        await self._generate(call, run)
-        return web.Response(text=json.dumps(run.whole()), content_type="application/json")
-
-    async def _generate(self, call: Call, run: _Run) -> None:
-        with call.trace.upstream(0) if call.trace else nullcontext():
-            await self.gateway.upstream.generate(run.asked, run)
-        if call.trace is not None:
-            call.trace.completed(len(run.asked.ids), len(run.ids), run.finish)
-
-    async def _run(self, call: Call) -> _Run:
-        body, config = call.body, self.gateway.config
-        ids = self._ids(body.get("prompt"))
-        context = (await self.gateway.capabilities()).context_tokens
-        max_tokens = _integer(body, "max_tokens", 16)
-        if not 1 <= max_tokens <= config.max_tokens_limit:
-            raise BadRequestError(
-                "Invalid max_tokens value, the valid range of max_tokens is"
-                f" [1, {config.max_tokens_limit}]"
-            )
-        if len(ids) + max_tokens > context:
-            raise BadRequestError(
-                f"This model's maximum context length is {context} tokens. However, you requested"
-                f" {len(ids) + max_tokens} tokens ({len(ids)} in the messages, {max_tokens} in the"
-                " completion). Please reduce the length of the messages or completion."
-            )
-        logprobs = body.get("logprobs")
-        asked = Generation(
-            ids=ids,
-            max_tokens=max_tokens,
-            temperature=_number(body, "temperature", config.temperature, 2.0),
-            top_p=_number(body, "top_p", 1.0, 1.0),
-            seed=None if body.get("seed") is None else _integer(body, "seed", 0),
-            top_logprobs=None if logprobs is None else _integer(body, "logprobs", 0),
-            request_id=new_id("cmpl-"),
-        )
-        return _Run(self, asked, body)
+        ask = read_completion(call.body, self.gateway.config)
+        ids = self._ids(ask.prompt)
+        await self._check(ask, ids)
+        run = CompletionRun(self.gateway, ask, ids)
+        self.gateway.running.add(run)
+        try:
+            if ask.stream:
+                return await self._stream_run(call, run)
+            return await self._whole_run(call, run)
+        finally:
+            self.gateway.running.discard(run)
 
     def _ids(self, prompt: Any) -> list[int]:
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
         if isinstance(prompt, str):
-            return [
-                int(number) for number in encoder_for(self.gateway.tokenizer).encode_text(prompt)
-            ]
+            prompt = list(encoder_for(self.gateway.tokenizer).encode_text(prompt))
         size = self.gateway.tokenizer.get_vocab_size()
-        is_ids = isinstance(prompt, list) and all(
-            isinstance(number, int) and 0 <= number < size for number in prompt
-        )
-        if not is_ids or not prompt:
+        if not isinstance(prompt, list) or not all(_is_id(number, size) for number in prompt):
             raise BadRequestError("`prompt` must be one text, or a list of token ids of this model")
-        return list(prompt)
+        if not prompt:
+            raise BadRequestError("`prompt` is empty; it needs at least one token")
+        return prompt
 
-    async def _stream_run(self, call: Call, run: _Run) -> web.StreamResponse:
-        stream = EventStream({"x-request-id": run.asked.request_id}, self._keep_alive)
+    async def _check(self, ask: CompletionAsk, ids: Sequence[int]) -> None:
+        """Is there room for it, here and in the context?"""
+        self.gateway.admit()
+        capabilities = await self.gateway.capabilities()
+        context, asked = capabilities.context_tokens, ask.max_tokens
+        if len(ids) + asked > context:
+            raise BadRequestError(
+                f"This model's maximum context length is {context} tokens. However, you requested"
+                f" {len(ids) + asked} tokens ({len(ids)} in the messages, {asked} in the"
+                " completion). Please reduce the length of the messages or completion."
+            )
+        if ask.scores_prompt and not capabilities.prompt_logprobs:
+            raise BadRequestError(
+                f"{capabilities.name} tells no log-probabilities of a prompt",
+                remedy="leave out `echo`, or `logprobs`",
+            )
+
+    # --- generating ----------------------------------------------------------------------------
+
+    async def _generate(self, call: Call, run: CompletionRun) -> None:
+        """Sample; a stream that breaks off is gone on with from its last token."""
+        num_failures = 0
+        while run.finish is None:
+            try:
+                with call.trace.upstream(len(run.ids)) if call.trace else nullcontext():
+                    await self.gateway.upstream.generate(self._rest(run), run)
+                if run.finish is None:
+                    raise UpstreamError("the upstream ended its stream without saying why")
+            except (UpstreamRefusalError, UpstreamStallError):
+                raise
+            except UpstreamError as error:
+                num_failures += 1
+                if num_failures > self.gateway.config.upstream_retries:
+                    raise
+                self.gateway.telemetry.upstream_retries.add()
+                _log.warning("%s: %s; going on behind token %d", run.id, error, len(run.ids))
+                await asyncio.sleep(_BACK_OFF_S)
+        run.count()
+        if call.trace is not None:
+            call.trace.completed(len(run.asked.ids), len(run.ids), run.finish)
+
+    @staticmethod
+    def _rest(run: CompletionRun) -> Any:
+        asked = run.asked
+        if not run.ids:
+            return asked
+        # A grammar cannot be entered in the middle, and the prompt is scored already.
+        return replace(
+            asked,
+            ids=array("I", asked.ids) + array("I", run.ids),
+            max_tokens=asked.max_tokens - len(run.ids),
+            min_tokens=max(0, asked.min_tokens - len(run.ids)),
+            constraint=None,
+            scores_prompt=False,
+        )
+
+    async def _whole_run(self, call: Call, run: CompletionRun) -> web.StreamResponse:
+        response = WholeResponse(call.request, {"x-request-id": run.id}, self._keep_alive)
         try:
-            response = await stream.open(call.request)
-            run.stream = stream
             await self._generate(call, run)
-            if run.includes_usage:
-                stream.write(f"data: {json.dumps(run.usage_chunk())}\n\n")
-            stream.write("data: [DONE]\n\n")
-            await stream.close()
+        except BaleenError as error:
+            if not response.has_begun:
+                raise
+            _log.warning("%s broke off: %s", run.id, error)
+            return await response.finish(json.dumps(self.error_body(*describe(error))))
+        finally:
+            response.discard()
+        return await response.finish(json.dumps(run.whole()))
+
+    async def _stream_run(self, call: Call, run: CompletionRun) -> web.StreamResponse:
+        stream = EventStream({"x-request-id": run.id}, self._keep_alive)
+        response = await stream.open(call.request)
+        try:
+            run.begin(stream)
+            await self._generate(call, run)
+            stream.write(run.last_events())
+        except (asyncio.CancelledError, ConnectionError):
+            self.gateway.telemetry.disconnects.add()
+            raise
+        except Exception as error:
+            status, described = describe(self.told(error, run.id))
+            stream.write(f"data: {json.dumps({'error': {**described, 'status': status}})}\n\n")
         finally:
             stream.discard()
+        await stream.close()
         return response
 
 
-class _Run:
-    """One completion while it is being sampled; takes its tokens."""
-
-    def __init__(self, door: CompletionsDoor, asked: Generation, body: dict[str, Any]) -> None:
-        gateway = door.gateway
-        self.asked = asked
-        self.is_streamed = bool(body.get("stream"))
-        self.includes_usage = bool((body.get("stream_options") or {}).get("include_usage"))
-        self._returns_ids = bool(body.get("return_token_ids"))
-        self._model = str(body.get("model") or gateway.config.model_name)
-        self._vocabulary = gateway.vocabulary
-        self._decoder = TextDecoder(gateway.tokenizer)
-        stop = body.get("stop")
-        stops = [stop] if isinstance(stop, str) else list(stop or [])
-        self._stops = StopStrings(stops) if stops else None
-        self._created = int(time.time())
-        self.ids: list[int] = []
-        self.logprobs: list[float] = []
-        self.text = ""
-        self.finish: str | None = None
-        self.stream: EventStream | None = None
-        self._cached = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self.stream is not None and self.stream.is_full
-
-    async def drained(self) -> None:
-        """The client has caught up."""
-        if self.stream is not None:
-            await self.stream.drained()
-
-    def take(self, piece: Piece) -> bool:
-        """Some more tokens; False behind the end."""
-        if piece.cached_tokens is not None:
-            self._cached = piece.cached_tokens
-        if self.finish is None:
-            text = self._text_of(piece)
-            if self.stream is not None:
-                chunk = self._object(text, piece.ids, piece.logprobs)
-                self.stream.write(f"data: {json.dumps(chunk)}\n\n")
-        return self.finish is None
-
-    def _text_of(self, piece: Piece) -> str:
-        self.ids += piece.ids
-        self.logprobs += piece.logprobs
-        self.finish = piece.finish
-        text = self._decoder.feed(piece.ids)
-        if self.finish is not None:
-            text += self._decoder.finish()
-        if self._stops is not None:
-            text = self._stops.take(text)
-            if self._stops.found is not None:
-                self.finish = "stop"
-            elif self.finish is not None:
-                text += self._stops.take_rest()
-        self.text += text
-        return text
-
-    def whole(self) -> dict[str, Any]:
-        """The whole completion."""
-        return {**self._object(self.text, self.ids, self.logprobs), "usage": self._usage()}
-
-    def usage_chunk(self) -> dict[str, Any]:
-        """The chunk that holds nothing but usage."""
-        return {**self._object("", (), ()), "choices": [], "usage": self._usage()}
-
-    def _object(self, text: str, ids: Any, logprobs: Any) -> dict[str, Any]:
-        choice: dict[str, Any] = {
-            "index": 0,
-            "text": text,
-            "logprobs": None,
-            "finish_reason": self.finish,
-        }
-        if self.asked.top_logprobs is not None:
-            choice["logprobs"] = {
-                "tokens": [self._vocabulary.text_of(number) for number in ids],
-                "token_logprobs": [None if math.isnan(x) else x for x in logprobs],
-                "top_logprobs": None,
-                "text_offset": [],
-            }
-        if self._returns_ids:
-            choice["token_ids"] = list(ids)
-            choice["prompt_token_ids"] = list(self.asked.ids)
-        return {
-            "id": self.asked.request_id,
-            "object": "text_completion",
-            "created": self._created,
-            "model": self._model,
-            "choices": [choice],
-        }
-
-    def _usage(self) -> dict[str, Any]:
-        num_prompt, num_sampled = len(self.asked.ids), len(self.ids)
-        return {
-            "prompt_tokens": num_prompt,
-            "completion_tokens": num_sampled,
-            "total_tokens": num_prompt + num_sampled,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
-        }
-
-
-def _integer(body: dict[str, Any], name: str, default: int) -> int:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRequestError(f"`{name}` must be an integer")
-    return value
-
-
-def _number(body: dict[str, Any], name: str, default: float, high: float) -> float:
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-        raise BadRequestError(f"Invalid {name} value, the valid range of {name} is [0, {high:g}]")
-    return float(value)
+def _is_id(number: Any, size: int) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < size

@@ -19,6 +19,7 @@ from baleen.server.errors import ServerError
 from baleen.server.gateway import Gateway
 from baleen.server.requests.ask import Ask
 from baleen.server.requests.prepared import Prepared
+from baleen.server.room import Room
 from baleen.server.wire.sse import EventStream, KeepAlive, WholeResponse
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Door(Protocol):
 class AnswerDoor:
     """Base of the doors that generate: streams an answer, or waits for all of it."""
 
-    silence = b": keep-alive\n\n"
+    silence = ": keep-alive\n\n"
 
     def __init__(self, gateway: Gateway, keep_alive: KeepAlive) -> None:
         self.gateway = gateway
@@ -131,16 +132,24 @@ class AnswerDoor:
             if call.trace is not None:
                 call.trace.failed(ConnectionResetError("the client has left"))
             raise
-        except BaleenError as error:
+        except Exception as error:
             if response is None:
                 raise
-            status, described = describe(error)
-            _log.warning("%s broke off: %s", answer.id, error)
+            told = self.told(error, answer.id)
             if call.trace is not None:
-                call.trace.failed(error)
-            stream.write(writer.failed(status, described))
+                call.trace.failed(told)
+            stream.write(writer.failed(*describe(told)))
             await stream.close()
         return response
+
+    @staticmethod
+    def told(error: Exception, answer_id: str) -> BaleenError:
+        """What of an error is told to a client whose answer has begun."""
+        if isinstance(error, BaleenError):
+            _log.warning("%s broke off: %s", answer_id, error)
+            return error
+        _log.error("%s failed", answer_id, exc_info=error)
+        return ServerError("the gateway failed; its log has more")
 
     def scoped(self, ask: Ask, call: Call) -> Ask:
         """An ask with what its HTTP request says beside the body."""
@@ -158,38 +167,24 @@ class AnswerDoor:
 class _Collector:
     """Listens for a client that wants the answer whole."""
 
-    is_full = False
-
     def __init__(self, writer: Writer) -> None:
-        self._feed = writer.feed
+        self.room, self._feed = Room(), writer.feed
 
     def hear(self, events: list[Event]) -> None:
         """The writer notes what it needs for the whole."""
         self._feed(events)
-
-    async def drained(self) -> None:
-        """There is always room."""
 
 
 class _Speaker:
     """Listens for a client that wants to hear it as it comes."""
 
     def __init__(self, stream: EventStream, writer: Writer) -> None:
-        self._stream, self._feed = stream, writer.feed
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._stream.is_full
+        self.room, self._write, self._feed = stream.room, stream.write, writer.feed
 
     def hear(self, events: list[Event]) -> None:
         """Send what the events become in the client's dialect."""
         if text := self._feed(events):
-            self._stream.write(text)
-
-    async def drained(self) -> None:
-        """The client has caught up."""
-        await self._stream.drained()
+            self._write(text)
 
 
 def describe(error: BaleenError) -> tuple[int, dict[str, Any]]:

@@ -39,7 +39,7 @@ _ERROR_TYPES = {
 class MessagesDoor(AnswerDoor):
     """`POST /v1/messages` and `/v1/messages/count_tokens`."""
 
-    silence = b'event: ping\ndata: {"type":"ping"}\n\n'
+    silence = 'event: ping\ndata: {"type":"ping"}\n\n'
 
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer a request."""

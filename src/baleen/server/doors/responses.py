@@ -48,10 +48,12 @@ class ResponsesDoor(AnswerDoor):
         own = {key: value for key, value in body.items() if key != "previous_response_id"}
         if not previous:
             return own
-        items = self.gateway.responses.get(scope, str(previous))
+        # Half a surrogate pair is no key of the database, and of no response.
+        name = str(previous).encode("utf-8", "replace").decode()
+        items = self.gateway.responses.get(scope, name)
         if items is None:
             raise BadRequestError(
-                f"Previous response with id '{previous}' not found.",
+                f"Previous response with id '{name}' not found.",
                 remedy="send the whole conversation as input, or store: true",
             )
         return {**own, "input": [*items, *_items(own.get("input"))]}

@@ -19,15 +19,21 @@ class Counter:
 
     def __init__(self, name: str, help_text: str, labels: Labels = ()) -> None:
         self.name, self.help, self.labels = name, help_text, labels
-        self.values: dict[Labels, float] = {} if labels else {(): 0.0}
+        self.values: dict[Labels, float] = {}
+        self.plain = 0.0
+        """The number of a counter without labels."""
 
     def add(self, amount: float = 1.0, *values: str) -> None:
         """Add to the number with these label values."""
-        self.values[values] = self.values.get(values, 0.0) + amount
+        if values:
+            self.values[values] = self.values.get(values, 0.0) + amount
+        else:
+            self.plain += amount
 
     def lines(self, common: str) -> Iterator[str]:
         """The samples in text format."""
-        for values, number in sorted(self.values.items()):
+        found = self.values if self.labels else {(): self.plain}
+        for values, number in sorted(found.items()):
             yield f"{self.name}{_braces(common, self.labels, values)} {_number(number)}"
 
 
@@ -36,12 +42,15 @@ class Gauge:
 
     kind = "gauge"
 
-    def __init__(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        self.name, self.help, self.read = name, help_text, read
+    def __init__(
+        self, name: str, help_text: str, read: Callable[[], float], labels: Mapping[str, str]
+    ) -> None:
+        self.name, self.help, self.read, self._labels = name, help_text, read, labels
 
     def lines(self, common: str) -> Iterator[str]:
         """The sample in text format."""
-        yield f"{self.name}{_braces(common, (), ())} {_number(self.read())}"
+        braces = _braces(common, tuple(self._labels), tuple(self._labels.values()))
+        yield f"{self.name}{braces} {_number(self.read())}"
 
 
 class Histogram:
@@ -102,9 +111,9 @@ class Registry:
         self._metrics.append(made := Counter(name, help_text, labels))
         return made
 
-    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+    def gauge(self, name: str, help_text: str, read: Callable[[], float], **labels: str) -> None:
         """A new gauge."""
-        self._metrics.append(Gauge(name, help_text, read))
+        self._metrics.append(Gauge(name, help_text, read, labels))
 
     def histogram(self, name: str, help_text: str, bounds: Sequence[float]) -> Histogram:
         """A new histogram."""

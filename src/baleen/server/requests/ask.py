@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from baleen.protocol.chat import encode_options
 from baleen.protocol.errors import expect_object
+from baleen.protocol.grammar import AnswerForm
 from baleen.server.config import GatewayConfig
 from baleen.server.errors import BadRequestError
+from baleen.server.requests.answer_form import read_form
+from baleen.server.requests.fields import check_one, integer, ranged, stops_of
 
 if TYPE_CHECKING:
     from baleen.server.observing.tracing import RequestTrace
 
 Body = dict[str, Any]
 
-_MAX_STOPS = 16
 _MAX_TOP_LOGPROBS = 20
 
 
@@ -45,11 +48,15 @@ class Ask:
     top_logprobs: int | None = None
     thinking_budget: int | None = None
     parallel: bool = True
+    form: AnswerForm | None = None
+    """What the answer has to look like."""
     returns_ids: bool = False
     scope: str = ""
     """Whose turns these are; one per API key."""
     key: str = ""
     """Idempotency key; the same request under the same key gets the same answer."""
+    arrived_at: float = field(default_factory=monotonic)
+    """By the monotonic clock."""
     trace: RequestTrace | None = None
     place: Mapping[str, str] = field(default_factory=dict)
     """Episode and turn that a caller names, to join the token log with a sandbox's log."""
@@ -80,23 +87,23 @@ def read_ask(body: Mapping[str, Any], config: GatewayConfig, *, clamps: bool = F
         options["effort"] = config.effort
     stream_options = expect_object(body.get("stream_options"), "stream_options")
     last = messages[-1] if messages else None
-    if (_integer(body, "n") or 1) != 1:
-        raise BadRequestError("Invalid n value (currently only n = 1 is supported)")
+    check_one(body, "n")
     ask = Ask(
         messages=messages,
         options=options,
         model=str(body.get("model") or ""),
         continues=isinstance(last, Mapping) and bool(last.get("prefix")),
         max_tokens=_max_tokens(body, config, clamps=clamps),
-        temperature=_ranged(body, "temperature", 0.0, 2.0),
-        top_p=_ranged(body, "top_p", 0.0, 1.0),
-        seed=_integer(body, "seed"),
-        stop=_stops(body.get("stop")),
+        temperature=ranged(body, "temperature", 0.0, 2.0),
+        top_p=ranged(body, "top_p", 0.0, 1.0),
+        seed=integer(body, "seed"),
+        stop=stops_of(body.get("stop")),
         stream=bool(body.get("stream")),
         includes_usage=bool(stream_options.get("include_usage")),
         top_logprobs=_top_logprobs(body),
         thinking_budget=_budget(body),
         parallel=body.get("parallel_tool_calls") is not False,
+        form=read_form(body),
         returns_ids=bool(body.get("return_token_ids")),
     )
     if config.refuses_forced_thinking and ask.thinking and _forces(options["tool_choice"]):
@@ -110,7 +117,7 @@ def _forces(choice: Any) -> bool:
 
 def _max_tokens(body: Mapping[str, Any], config: GatewayConfig, *, clamps: bool) -> int | None:
     name = "max_tokens" if body.get("max_tokens") is not None else "max_completion_tokens"
-    given = _integer(body, name)
+    given = integer(body, name)
     limit = config.max_tokens_limit
     if given is None or 1 <= given <= limit:
         return given
@@ -121,40 +128,10 @@ def _max_tokens(body: Mapping[str, Any], config: GatewayConfig, *, clamps: bool)
     )
 
 
-def _integer(body: Mapping[str, Any], name: str) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRequestError(f"`{name}` must be an integer, not {type(value).__name__}")
-    return value
-
-
-def _ranged(body: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:
-        raise BadRequestError(
-            f"Invalid {name} value, the valid range of {name} is [{low:g}, {high:g}]"
-        )
-    return float(value)
-
-
-def _stops(given: Any) -> tuple[str, ...]:
-    listed = [given] if isinstance(given, str) else given or []
-    if not isinstance(listed, list) or not all(isinstance(stop, str) for stop in listed):
-        raise BadRequestError("`stop` must be a string or a list of strings")
-    if len(listed) > _MAX_STOPS:
-        raise BadRequestError(f"`stop` holds {len(listed)} strings, at most {_MAX_STOPS} can be")
-    return tuple(filter(None, listed))
-
-
 def _top_logprobs(body: Mapping[str, Any]) -> int | None:
     if not body.get("logprobs"):
         return None
-    number = _integer(body, "top_logprobs") or 0
+    number = integer(body, "top_logprobs") or 0
     if not 0 <= number <= _MAX_TOP_LOGPROBS:
         raise BadRequestError(
             f"Invalid top_logprobs value, the valid range of top_logprobs is"
@@ -164,9 +141,9 @@ def _top_logprobs(body: Mapping[str, Any]) -> int | None:
 
 
 def _budget(body: Mapping[str, Any]) -> int | None:
-    budget = _integer(body, "thinking_token_budget")
+    budget = integer(body, "thinking_token_budget")
     if budget is None:
-        budget = _integer(expect_object(body.get("thinking"), "thinking"), "budget_tokens")
+        budget = integer(expect_object(body.get("thinking"), "thinking"), "budget_tokens")
     if budget is not None and budget < 0:
         raise BadRequestError("`thinking_token_budget` must not be negative")
     return budget

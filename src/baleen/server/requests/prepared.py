@@ -128,19 +128,13 @@ class Preparer:
         if not self._config.uses_grammar:
             return None
         tools = ask.options["tools"] if ask.shows_tools else None
-        wanted = ask.options["response_format"] or {}
-        schema: Any = None
-        if wanted.get("type") == "json_schema":
-            schema = (wanted.get("json_schema") or {}).get("schema")
-        elif wanted.get("type") == "json_object":
-            schema = {"type": "object"}
-        if not tools and schema is None:
+        if not tools and ask.form is None:
             return None
         return Constraint(
             tools=tools or (),
             choice=ask.options["tool_choice"] if tools else "none",
             parallel=ask.parallel,
-            json_schema=schema,
+            form=ask.form,
             thinking=prompt.thinking and prompt.start in (None, "reasoning"),
             in_block=prompt.start == "calls",
         )

@@ -22,6 +22,8 @@ CREATE TABLE responses (scope TEXT, id TEXT, items TEXT, size INTEGER, used REAL
                         PRIMARY KEY (scope, id));
 CREATE INDEX responses_by_use ON responses (used);
 """
+_SIZE_INDEX: Final = "CREATE INDEX IF NOT EXISTS responses_by_size ON responses (size)"
+"""Sums sizes without reading past the items; files of earlier releases get it when opened."""
 
 
 class ResponseStore:
@@ -42,6 +44,7 @@ class ResponseStore:
                     f"{path} has format {version}, this is format {FORMAT_VERSION}",
                     remedy="move the file away; clients then have to send whole conversations",
                 )
+            database.execute(_SIZE_INDEX)
         except BaseException:
             database.close()
             raise

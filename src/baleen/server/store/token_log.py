@@ -25,13 +25,13 @@ import os
 import secrets
 import struct
 import time
-import zlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from zlib import crc32
 
 from baleen.server.errors import TokenLogError
 
@@ -109,11 +109,12 @@ class TokenLog:
         """
         if len(ids) == 1 and not logprobs:
             rest = _ONE.pack(_TOKENS, record.number, 1, ids[0])
-            self._write(_FRAME.pack(len(rest), zlib.crc32(rest)) + rest)
+            self._write(_FRAME.pack(_ONE.size, crc32(rest)) + rest)
+            record.ids.append(ids[0])
         else:
             self._append(_TOKENS, record.number, _pack(ids, logprobs))
-        record.ids += ids
-        record.logprobs += logprobs
+            record.ids += ids
+            record.logprobs += logprobs
 
     def cut(self, record: Recorded, num_tokens: int) -> None:
         """Take tokens back: only the first ones stay.
@@ -156,7 +157,7 @@ class TokenLog:
 
     def _append(self, kind: int, number: int, body: bytes) -> None:
         rest = _KIND.pack(kind, number) + body
-        self._write(_FRAME.pack(len(rest), zlib.crc32(rest)) + rest)
+        self._write(_FRAME.pack(len(rest), crc32(rest)) + rest)
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._descriptor, data)
@@ -282,7 +283,7 @@ def _frames(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         end = offset + 8 + length
         if length > _MAX_BODY_BYTES or end > len(data):
             return
-        if zlib.crc32(memoryview(data)[offset + 8 : end]) != crc:
+        if crc32(memoryview(data)[offset + 8 : end]) != crc:
             return
         yield kind, number, data[offset + _HEAD.size : end]
         offset = end

@@ -43,6 +43,12 @@ class BodyReader:
             ConnectionError: the chunks make no sense.
         """
         if self._is_chunked:
+            # One whole chunk, and nothing else, is what a token comes in.
+            if not self._held and not self._left:
+                line_end = data.find(b"\r\n")
+                size = _size(data[:line_end]) if line_end > 0 else 0
+                if size and line_end + 4 + size == len(data):
+                    return data[line_end + 2 : -2]
             return self._feed_chunks(data)
         if self.ends_with_connection:
             return data
@@ -60,11 +66,6 @@ class BodyReader:
         place, end = 0, len(data)
         if self._left:
             place = self._take_rest(data, parts)
-        else:  # one whole chunk is what a token comes in
-            line_end = data.find(b"\r\n")
-            size = _size(data[:line_end]) if line_end > 0 else 0
-            if size and line_end + 4 + size == end:
-                return data[line_end + 2 : -2]
         while place < end and not self.is_over:
             line_end = data.find(b"\r\n", place)
             if line_end < 0:

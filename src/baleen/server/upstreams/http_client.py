@@ -10,6 +10,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -219,15 +220,15 @@ class _Exchange:
 
     async def _go_on(self, taker: Taker) -> None:
         try:
-            await taker.drained()
+            await taker.room.cleared()
         finally:
             self._waiting = None
-            self.connection.last_data_at = self._loop.time()
+            self.connection.last_data_at = monotonic()
             self.connection.resume()
 
     def _look(self) -> None:
         """Has it fallen silent? One timer for an exchange, however many tokens it has."""
-        silence_s = self._loop.time() - self.connection.last_data_at
+        silence_s = monotonic() - self.connection.last_data_at
         if silence_s >= self._timeout_s and self._waiting is None:
             self.connection.fail(self._silent)
             return
@@ -260,8 +261,12 @@ class _EventReader:
             data, _, self._held = data.rpartition(b"\n\n")
             if len(self._held) > _MAX_EVENT_BYTES:
                 raise UpstreamError(f"{self._url} sent an event without end")
-        goes_on = self._hand_out(data)
-        if self._taker.is_full:
+        if data.find(b"\n\n") == len(data) - 2:  # one event, as from an engine that does not lag
+            event = _event(data)
+            goes_on = event is None or self._take([event])
+        else:
+            goes_on = self._hand_out(data)
+        if self._taker.room.is_full:
             self._exchange.hold(self._taker)
         return goes_on
 
@@ -271,9 +276,6 @@ class _EventReader:
         self._hand_out(held)
 
     def _hand_out(self, data: bytes) -> bool:
-        if data.find(b"\n\n") == len(data) - 2:  # one event, as from an engine that does not lag
-            event = _event(data)
-            return self._take([event]) if event is not None else True
         events = [event for text in data.split(b"\n\n") if (event := _event(text)) is not None]
         return self._take(events) if events else True
 
@@ -289,11 +291,8 @@ async def _whole(connection: HttpConnection) -> bytes:
     return b"".join(parts)
 
 
-def _json(data: bytes) -> Any:
-    try:
-        return orjson.loads(data)
-    except ValueError:
-        pass  # it may be NaN or half a surrogate pair, which are no JSON but what engines send
+def _lax_json(data: bytes) -> Any:
+    """JSON with NaN or half a surrogate pair in it, which is none but what engines send."""
     try:
         return json.loads(data)
     except ValueError as error:
@@ -313,7 +312,10 @@ def _event(text: bytes) -> dict[str, Any] | None:
     data = text[5:].strip()
     if data == _DONE:
         return None
-    event = _json(data)
+    try:
+        event = orjson.loads(data)
+    except ValueError:
+        event = _lax_json(data)
     if not isinstance(event, dict):
         return None
     if event.get("error"):

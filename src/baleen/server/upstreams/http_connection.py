@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 from baleen.server.upstreams.http_body import BodyReader
@@ -78,7 +79,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._head, self._end = self._loop.create_future(), self._loop.create_future()
         self._body, self._take, self._can_be_reused = None, None, False
         self._early = []
-        self.last_data_at = self._loop.time()
+        self.last_data_at = monotonic()
         self._transport.write(data)
         return await self._head
 
@@ -130,7 +131,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """More of a response."""
-        self.last_data_at = self._loop.time()
+        self.last_data_at = monotonic()
         data = bytes(self._buffer[:nbytes])
         try:
             body = self._body
@@ -141,7 +142,11 @@ class HttpConnection(asyncio.BufferedProtocol):
                     return
             payload = body.feed(data)
             if payload:
-                self._hand_on(payload)
+                take, end = self._take, self._end
+                if take is None:
+                    self._early.append(payload)
+                elif end is not None and not end.done() and not take(payload):
+                    end.set_result(None)
             if body.is_over:
                 self._finish(body)
         except Exception as error:  # whatever it is, it belongs to whoever waits
@@ -166,12 +171,6 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._keeps_open = read.keeps_open
         self._head.set_result(read)
         return rest
-
-    def _hand_on(self, payload: bytes) -> None:
-        if self._take is None:
-            self._early.append(payload)
-        elif self._end is not None and not self._end.done() and not self._take(payload):
-            self._end.set_result(None)
 
     def _finish(self, body: BodyReader) -> None:
         self._can_be_reused = self._keeps_open and not body.has_surplus

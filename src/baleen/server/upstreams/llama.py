@@ -19,7 +19,7 @@ from typing import Any
 
 from baleen.protocol import tokens
 from baleen.protocol.pieces import table_for
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.gbnf import Gbnf
 from baleen.server.upstreams.http_client import EngineClient
@@ -149,6 +149,10 @@ class LlamaUpstream:
         if count <= 1:
             return [last]
         return [*self._pieces.before(event["content"], last, count - 1), last]
+
+    def state(self) -> EngineState:
+        """Its own metrics say what it is doing."""
+        return EngineState()
 
     async def close(self) -> None:
         """Close the connections."""

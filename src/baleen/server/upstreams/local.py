@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from baleen.errors import BaleenError, MissingExtraError
-from baleen.protocol.grammar import CallMask, CallRules, Vocabulary
-from baleen.server.base import Capabilities, Constraint, Generation, Piece, Taker
+from baleen.protocol.grammar import AnswerRules, CallMask, CallRules, Vocabulary
+from baleen.server.base import Capabilities, Constraint, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.prefix import num_shared
 from baleen.server.upstreams.structural_tag import rules_for
@@ -39,6 +39,7 @@ class LocalUpstream:
         self._idle: list[Session] = []
         self._slots = asyncio.Semaphore(_MAX_AT_ONCE)
         self._stopping = threading.Event()
+        self._num_waiting = self._num_recomputed = 0
 
     @classmethod
     def load(cls, source: str, revision: str) -> LocalUpstream:
@@ -64,39 +65,54 @@ class LocalUpstream:
     async def capabilities(self) -> Capabilities:
         """What the model's configuration says."""
         context = self._engine.config.max_position_embeddings
-        return Capabilities(f"baleen engine, {self._engine.name}", context, calls_grammar=True)
+        name = f"baleen engine, {self._engine.name}"
+        return Capabilities(
+            name, context, calls_grammar=True, json_grammar=True, prompt_logprobs=True
+        )
 
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Continue the ids, a token at a time."""
         guide = self._guides.guide_for(asked.constraint)
-        async with self._slots:
-            session = self._session_for(asked)
-            pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
-            cancelled = threading.Event()
-            loop = asyncio.get_running_loop()
+        self._num_waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._num_waiting -= 1
+        try:
+            await self._generate(asked, guide, taker)
+        finally:
+            self._slots.release()
 
-            def put(item: Piece | BaseException | None) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(pieces.put_nowait, item)
+    async def _generate(self, asked: Generation, guide: CallMask | None, taker: Taker) -> None:
+        """With a slot of its own."""
+        session, shared = self._session_for(asked)
+        pieces: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
+        cancelled = threading.Event()
+        loop = asyncio.get_running_loop()
 
-            thread = threading.Thread(
-                target=self._work,
-                args=(session, asked, guide, put, cancelled),
-                name="baleen-generate",
-            )
-            thread.start()
-            try:
-                while (item := await pieces.get()) is not None:
-                    if isinstance(item, BaseException):
-                        raise UpstreamError(f"the model failed: {item}") from item
-                    if not taker.take(item):
-                        break
-                    if taker.is_full:
-                        await taker.drained()
-            finally:
-                cancelled.set()
-                await asyncio.shield(asyncio.to_thread(thread.join))
-                self._give_back(session)
+        def put(item: Piece | BaseException | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(pieces.put_nowait, item)
+
+        thread = threading.Thread(
+            target=self._work,
+            args=(session, asked, guide, put, cancelled),
+            name="baleen-generate",
+        )
+        thread.start()
+        try:
+            while (item := await pieces.get()) is not None:
+                if isinstance(item, BaseException):
+                    raise UpstreamError(f"the model failed: {item}") from item
+                if item.cached_tokens is not None:
+                    self._num_recomputed += max(0, shared - item.cached_tokens)
+                if not taker.take(item):
+                    break
+                await taker.room.cleared()
+        finally:
+            cancelled.set()
+            await asyncio.shield(asyncio.to_thread(thread.join))
+            self._give_back(session)
 
     def _work(
         self,
@@ -116,11 +132,13 @@ class LocalUpstream:
             seed=secrets.randbelow(1 << 31) if asked.seed is None else asked.seed,
             max_tokens=asked.max_tokens,
             min_tokens=asked.min_tokens,
+            num_top=asked.top_logprobs or 0,
         )
         eos, count = self._engine.config.eos_token_id, 0
         wants_logprobs = asked.top_logprobs is not None
         reused_before = session.reused_tokens
         try:
+            scores = session.score(asked.ids) if asked.scores_prompt else ()
             for token in session.generate(list(asked.ids), sampling, guide):
                 count += 1
                 finish = "length" if count == asked.max_tokens else None
@@ -131,6 +149,8 @@ class LocalUpstream:
                         (token.logprob,) if wants_logprobs else (),
                         "stop" if token.id == eos else finish,
                         cached,
+                        (token.top,) if wants_logprobs else (),
+                        scores if count == 1 else (),
                     )
                 )
                 if cancelled.is_set() or self._stopping.is_set():
@@ -139,17 +159,23 @@ class LocalUpstream:
             put(error)
         put(None)
 
-    def _session_for(self, asked: Generation) -> Session:
-        """The idle session that has most of the prompt; a new one if none has any."""
+    def _session_for(self, asked: Generation) -> tuple[Session, int]:
+        """The idle session that has most of the prompt, and how much; a new one if none has any."""
         best, shared = None, 0
         for session in self._idle:
             common = num_shared(session.token_ids, asked.ids)
             if common > shared:
                 best, shared = session, common
         if best is None:
-            return self._engine.session()
+            return self._engine.session(), 0
         self._idle.remove(best)
-        return best
+        return best, min(shared, len(asked.ids) - 1)
+
+    def state(self) -> EngineState:
+        """How full it is; sessions that generate right now are not counted."""
+        held = sum(len(session.token_ids) for session in self._idle)
+        room = _MAX_SESSIONS * self._engine.config.max_position_embeddings
+        return EngineState(self._num_waiting, held / room, self._num_recomputed)
 
     def _give_back(self, session: Session) -> None:
         self._idle.append(session)
@@ -167,15 +193,16 @@ class _Guides:
     def __init__(self, tokenizer: Any, revision: str) -> None:
         self._tokenizer, self._revision = tokenizer, revision
         self._vocabulary: Vocabulary | None = None
-        self._rules: OrderedDict[bytes, CallRules] = OrderedDict()
+        self._rules: OrderedDict[bytes, CallRules | AnswerRules] = OrderedDict()
 
     def guide_for(self, constraint: Constraint | None) -> CallMask | None:
-        """None if no call can come.
+        """None if there is nothing to hold to.
 
         Raises:
             ToolSchemaError: no call could conform to the tools.
+            MessageError: no answer could have the form.
         """
-        if constraint is None or not constraint.has_calls:
+        if constraint is None or not (constraint.has_calls or constraint.form):
             return None
         if self._vocabulary is None:
             self._vocabulary = Vocabulary(self._tokenizer)
@@ -186,9 +213,17 @@ class _Guides:
             in_block=constraint.in_block,
         )
 
-    def _rules_of(self, constraint: Constraint) -> CallRules:
-        key = orjson.dumps((constraint.tools, constraint.choice, constraint.parallel))
-        rules = self._rules.pop(key, None) or rules_for(constraint, self._revision)
+    def _rules_of(self, constraint: Constraint) -> CallRules | AnswerRules:
+        form, calls = constraint.form, constraint.has_calls
+        shape = (constraint.tools, constraint.choice, constraint.parallel, form and [*form])
+        key = orjson.dumps(shape)
+        rules = self._rules.pop(key, None)
+        if rules is None:
+            call_rules = rules_for(constraint, self._revision) if calls else None
+            # A call that is forced leaves no room for an answer.
+            forced = call_rules if call_rules is not None and call_rules.forces else None
+            rules = forced or (AnswerRules(form, call_rules) if form else call_rules)
+            assert rules is not None, "the constraint holds to something"
         self._rules[key] = rules
         if len(self._rules) > _MAX_RULES:
             self._rules.popitem(last=False)

@@ -7,6 +7,7 @@ spelled out, or ids. It is cut into tokens by the real tokenizer, so everything 
 from __future__ import annotations
 
 import asyncio
+import math
 from array import array
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -16,7 +17,7 @@ from typing import Any
 from baleen.protocol import tokens
 from baleen.protocol.segments import Segment
 from baleen.protocol.tokenizing import encoder_for
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError, UpstreamStallError
 from baleen.server.prefix import num_shared
 
@@ -66,7 +67,7 @@ class ScriptedUpstream:
 
     async def capabilities(self) -> Capabilities:
         """It can do everything but constrain."""
-        return Capabilities("scripted", self._context_tokens)
+        return Capabilities("scripted", self._context_tokens, prompt_logprobs=True)
 
     async def generate(self, asked: Generation, taker: Taker) -> None:
         """Play the line for a request; what of it is in the prompt already is not said again."""
@@ -86,8 +87,7 @@ class ScriptedUpstream:
                     self.num_sampled += len(piece.ids)
                     if not taker.take(piece):
                         return
-                    if taker.is_full:
-                        await taker.drained()
+                    await taker.room.cleared()
         finally:
             self.num_running -= 1
 
@@ -106,7 +106,10 @@ class ScriptedUpstream:
             if is_last:
                 finish = "stop" if end == len(ids) and line.ends else "length"
             logprobs = [-0.5] * len(some) if wants_logprobs else ()
-            yield Piece(some, logprobs, finish, cached if start == 0 else None)
+            if start:
+                yield Piece(some, logprobs, finish)
+            else:
+                yield Piece(some, logprobs, finish, cached, (), _scores(asked))
         if limit < end and limit == line.stalls_after:
             await asyncio.sleep(self._stall_timeout_s)
             raise UpstreamStallError("the script fell silent")
@@ -114,6 +117,10 @@ class ScriptedUpstream:
             raise UpstreamError("the script broke off")
         if end == 0:
             yield Piece((), (), "stop" if asked.max_tokens else "length", cached)
+
+    def state(self) -> EngineState:
+        """It never waits."""
+        return EngineState()
 
     async def close(self) -> None:
         """There is nothing to let go of."""
@@ -133,6 +140,11 @@ class ScriptedUpstream:
         if asked.min_tokens and ids[:1] == [self._eos]:
             ids = self._encoder.encode_text("Here is the answer.") + ids
         return ids
+
+
+def _scores(asked: Generation) -> Sequence[float]:
+    """Log-probabilities of a prompt's tokens: the same for each."""
+    return (math.nan, *([-0.25] * (len(asked.ids) - 1))) if asked.scores_prompt else ()
 
 
 def segments_of(text: str) -> list[Segment]:

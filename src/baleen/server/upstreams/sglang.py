@@ -7,9 +7,10 @@ told apart by `completion_tokens`.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.structural_tag import structural_tag
@@ -37,7 +38,9 @@ class SglangUpstream:
         if context is None:
             raise UpstreamError(f"{self._client.base_url} does not say how long its context is")
         name = f"SGLang {info.get('version', '')}".strip()
-        return Capabilities(name, int(context), calls_grammar=True, json_grammar=True)
+        return Capabilities(
+            name, int(context), calls_grammar=True, json_grammar=True, prompt_logprobs=True
+        )
 
     def body(self, asked: Generation) -> dict[str, Any]:
         """The request."""
@@ -62,6 +65,8 @@ class SglangUpstream:
         }
         if asked.request_id:
             body["rid"] = f"{asked.request_id}-{len(asked.ids)}"
+        if asked.scores_prompt:
+            body["logprob_start_len"] = 0
         if asked.top_logprobs is not None:
             body["return_logprob"] = True
             body["top_logprobs_num"] = asked.top_logprobs
@@ -84,6 +89,10 @@ class SglangUpstream:
         await self._client.events(_PATH, self.body(asked), take, taker)
         if not is_over:
             raise UpstreamError(f"{self._client.base_url} ended its stream without a reason")
+
+    def state(self) -> EngineState:
+        """Its own metrics say what it is doing."""
+        return EngineState()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -114,4 +123,7 @@ def _piece(event: dict[str, Any], seen: int) -> Piece:
         kind,
         meta.get("cached_tokens"),
         [[(o[1], o[0]) for o in entry or ()] for entry in top[len(top) - new :]] if top else (),
+        [math.nan if entry[0] is None else entry[0] for entry in meta["input_token_logprobs"]]
+        if seen == 0 and meta.get("input_token_logprobs")
+        else (),
     )

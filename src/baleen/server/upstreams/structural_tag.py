@@ -20,9 +20,12 @@ def structural_tag(constraint: Constraint, revision: str) -> str | None:
         return to_structural_tag(
             rules, thinking=constraint.thinking, in_block=constraint.in_block
         ).text
-    if constraint.json_schema is None:
+    form = constraint.form
+    if form is None:
         return None
-    found: dict[str, Any] = {"type": "json_schema", "json_schema": constraint.json_schema}
+    found: dict[str, Any] = {"type": "json_schema", "json_schema": form.schema}
+    if form.pattern is not None:
+        found = {"type": "regex", "pattern": form.pattern}
     if constraint.thinking:
         reasoning = {
             "type": "tag",

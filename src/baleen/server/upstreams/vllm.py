@@ -6,10 +6,11 @@ if the server was started with `--enable-prompt-tokens-details`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from baleen.server.base import Capabilities, Generation, Piece, Taker
+from baleen.server.base import Capabilities, EngineState, Generation, Piece, Taker
 from baleen.server.errors import UpstreamError
 from baleen.server.upstreams.http_client import EngineClient
 from baleen.server.upstreams.structural_tag import structural_tag
@@ -44,7 +45,9 @@ class VllmUpstream:
         version = await self._client.get("/version")
         number = version.get("version", "") if isinstance(version, dict) else ""
         name = f"vLLM {number}".strip()
-        return Capabilities(name, context, calls_grammar=True, json_grammar=True)
+        return Capabilities(
+            name, context, calls_grammar=True, json_grammar=True, prompt_logprobs=True
+        )
 
     def body(self, asked: Generation) -> dict[str, Any]:
         """The request."""
@@ -77,6 +80,8 @@ class VllmUpstream:
         """Continue the ids; the finish is told when the usage has come."""
         if self._model is None:
             await self.capabilities()
+        if asked.scores_prompt:
+            taker.take(Piece((), prompt_logprobs=await self._scores(asked)))
         finish: str | None = None
         goes_on = True
 
@@ -94,6 +99,26 @@ class VllmUpstream:
             raise UpstreamError(f"{self._client.base_url} ended its stream without a reason")
         if finish is not None:
             taker.take(Piece((), (), finish))
+
+    async def _scores(self, asked: Generation) -> list[float]:
+        """Log-probabilities of the prompt's tokens, which are not to be had in a stream."""
+        body = {
+            "model": self._model,
+            "prompt": list(asked.ids),
+            "max_tokens": 1,
+            "prompt_logprobs": 0,
+            "add_special_tokens": False,
+        }
+        answer = await self._client.whole(_PATH, body)
+        entries = answer["choices"][0]["prompt_logprobs"]
+        return [
+            math.nan if entry is None else float(entry[str(number)]["logprob"])
+            for number, entry in zip(asked.ids, entries, strict=True)
+        ]
+
+    def state(self) -> EngineState:
+        """Its own metrics say what it is doing."""
+        return EngineState()
 
     async def close(self) -> None:
         """Close the connections."""

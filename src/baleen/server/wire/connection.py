@@ -9,6 +9,8 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from baleen.server.room import Room
+
 _LINGER_S: Final = 1.0
 """What a refused body may go on sending, so that its sender comes to read the refusal."""
 _IDLE_S: Final = 75.0
@@ -46,14 +48,14 @@ class Connector(web.Server):
 class Connection(RequestHandler):
     """One connection; it has to ask for something in time, or it is closed."""
 
-    __slots__ = ("_limit", "_patience", "_patience_s", "_room")
+    __slots__ = ("_limit", "_patience", "_patience_s", "room")
 
     def __init__(self, server: Connector, limit: int, patience_s: float, **options: Any) -> None:
         super().__init__(server, **options)
         self._limit, self._patience_s = limit, patience_s
         self._patience: asyncio.TimerHandle | None = None
-        self._room = asyncio.Event()
-        self._room.set()
+        self.room = Room()
+        """Full while the client reads too slowly."""
 
     def connection_made(self, transport: Any) -> None:
         """A client has come; one too many is sent away at once."""
@@ -77,24 +79,15 @@ class Connection(RequestHandler):
         """The client has gone."""
         if self._patience is not None:
             self._patience.cancel()
-        self._room.set()
+        self.room.clear()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
-        self._room.clear()
+        self.room.fill()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """It has read enough to go on."""
-        self._room.set()
+        self.room.clear()
         super().resume_writing()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether writing should wait."""
-        return not self._room.is_set()
-
-    async def drained(self) -> None:
-        """The client has read enough, or has left."""
-        await self._room.wait()

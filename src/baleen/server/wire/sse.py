@@ -10,11 +10,13 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from json.encoder import encode_basestring as quote
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from aiohttp import HttpVersion11, web
 
+from baleen.server.room import Room
 from baleen.server.wire.connection import Connection
 
 if TYPE_CHECKING:
@@ -33,22 +35,22 @@ class EventStream:
     """One response made of events."""
 
     def __init__(
-        self, headers: Mapping[str, str], keep_alive: KeepAlive, silence: bytes = b": .\n\n"
+        self, headers: Mapping[str, str], keep_alive: KeepAlive, silence: str = ": .\n\n"
     ) -> None:
         self._response = web.StreamResponse(headers={**HEADERS, **headers})
         self._keep_alive, self._silence = keep_alive, silence
-        self._now = asyncio.get_running_loop().time
-        self._connection: Connection
+        self.room = Room()
+        """Full while the client reads so slowly that writing should wait."""
         self._transport: asyncio.Transport
         self._is_chunked = True
-        self.last_write = self._now()
+        self.last_write = monotonic()
 
     async def open(self, request: BaseRequest) -> web.StreamResponse:
         """Send the headers."""
         assert isinstance(request.protocol, Connection), "the server makes its connections so"
         if request.transport is None:
             raise ConnectionResetError("the client has left")
-        self._connection, self._transport = request.protocol, request.transport
+        self.room, self._transport = request.protocol.room, request.transport
         self._is_chunked = request.version >= HttpVersion11
         if self._is_chunked:
             self._response.enable_chunked_encoding()
@@ -57,25 +59,13 @@ class EventStream:
         return self._response
 
     def write(self, text: str) -> None:
-        """Send whole events; look at :attr:`is_full` between them."""
-        self.last_write = self._now()
-        self._send(text.encode("utf-8", "replace"))
-
-    def _send(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            return
+        """Send whole events; look at :attr:`room` between them."""
+        self.last_write = monotonic()
+        data = text.encode("utf-8", "replace")
         if self._is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._transport.write(data)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the client reads so slowly that writing should wait."""
-        return self._connection.is_full
-
-    async def drained(self) -> None:
-        """The client has read enough to go on, or has left."""
-        await self._connection.drained()
+        if not self._transport.is_closing():
+            self._transport.write(data)
 
     async def close(self) -> None:
         """End the response."""
@@ -88,10 +78,8 @@ class EventStream:
 
     async def keep_alive(self, silence_s: float) -> None:
         """Say something that means nothing, if nothing has been said for so long."""
-        if self._now() - self.last_write >= silence_s:
-            self.last_write = self._now()
-            if not self.is_full:
-                self._send(self._silence)
+        if monotonic() - self.last_write >= silence_s and not self.room.is_full:
+            self.write(self._silence)
 
 
 class WholeResponse:
@@ -107,8 +95,7 @@ class WholeResponse:
     ) -> None:
         self._request, self._headers = request, dict(headers)
         self._keep_alive = keep_alive
-        self._now = asyncio.get_running_loop().time
-        self._last_write = self._now()
+        self._last_write = monotonic()
         self._response: web.StreamResponse | None = None
         self._lock = asyncio.Lock()
         keep_alive.streams.add(self)
@@ -120,10 +107,10 @@ class WholeResponse:
 
     async def keep_alive(self, silence_s: float) -> None:
         """Send a line end, if nothing has been sent for so long."""
-        if self._now() - self._last_write < silence_s:
+        if monotonic() - self._last_write < silence_s:
             return
         async with self._lock:
-            self._last_write = self._now()
+            self._last_write = monotonic()
             with suppress(ConnectionError):
                 if self._response is None:
                     self._response = web.StreamResponse(headers=self._headers)
@@ -136,8 +123,12 @@ class WholeResponse:
         self.discard()
         async with self._lock:
             if self._response is None:
+                # Half a surrogate pair may come from a client, and no text goes out with it.
                 return web.Response(
-                    text=text, content_type="application/json", headers=self._headers
+                    body=text.encode("utf-8", "replace"),
+                    content_type="application/json",
+                    charset="utf-8",
+                    headers=self._headers,
                 )
             await self._response.write(text.encode("utf-8", "replace"))
             await self._response.write_eof()
