@@ -22,8 +22,8 @@ KERNELS_FLAGS = {
     "avx2": ["-C", "target-cpu=x86-64-v3"],
     "avx512": ["-C", "target-cpu=x86-64-v4", "-C", "target-feature=+avx512bf16"],
 }
-"""Forms of the kernels, each a library of its own; x86-64 has all, other machines the plain one. The
-loader takes the best that the processor has."""
+"""Forms of the kernels, each a library of its own; x86-64 has all, other machines the plain one.
+The loader takes the best that the processor has."""
 AVX512_RUST = (1, 89)
 """The first compiler whose standard library has AVX-512."""
 
@@ -66,7 +66,7 @@ def build_native() -> None:
 
 
 def _build_kernels(cargo: str) -> None:
-    """Builds the kernels in every form that machine and compiler have; removes others' leftovers."""
+    """Builds the kernels in every form that machine and compiler have, and removes others."""
     forms = list(KERNELS_FLAGS) if platform.machine() == "x86_64" else ["plain"]
     if "avx512" in forms and (found := _rust_version()) < AVX512_RUST:
         have, need = (".".join(map(str, version)) for version in (found, AVX512_RUST))

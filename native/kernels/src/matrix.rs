@@ -1,8 +1,8 @@
 //! Weight matrices in their stored form, times a few vectors; see `kernels/weights.py`.
 //!
-//! Up to `FEW` vectors are multiplied with the rows as they lie (`few`), more of them with rows laid
-//! out for it (`panels`). Within either, each sum is taken in an order that depends on the matrix
-//! alone, so a vector's product has the same bits whatever other vectors share the call.
+//! A call of up to `FEW` vectors multiplies them with the rows as they lie (`few`), a larger one with
+//! rows laid out for it (`panels`). In either, each sum is taken in an order that depends on the
+//! matrix alone, so a vector's product has the same bits whatever other vectors share the call.
 
 use crate::few::times_few;
 use crate::keys::{BF16, FP32, FP4, FP8};
@@ -15,7 +15,7 @@ use crate::threads::{split, Shared};
 pub const FP8_FP32: usize = 4;
 /// Rows and columns of an FP8 matrix under one scale.
 const TILE: usize = 128;
-/// Up to so many vectors leave the matrix as it lies; for more it pays to lay it out anew.
+/// For more vectors in a call it pays to lay the matrix out anew.
 pub const FEW: usize = 16;
 
 /// Rows of numbers or codes, contiguous; `kind` as numbered in `kernels/native.py`.
@@ -37,6 +37,8 @@ pub struct Vectors {
     pub out: *mut f32,
     pub out_stride: usize,
     pub count: usize,
+    /// The call has more than `FEW`, whether or not they are all here.
+    pub many: bool,
     /// The model computes in bf16: numbers are rounded to it in front of a product, sums are fp32.
     pub narrow: bool,
 }
@@ -96,7 +98,7 @@ impl Matrix {
 
     /// out[v, i] = row_i . x[v] for `outputs` rows; `inputs` is a multiple of 8, of 32 for FP4.
     pub unsafe fn times(self, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
-        if v.count > FEW {
+        if v.many {
             times_panels(self, v, outputs, inputs, work);
         } else {
             times_few(self, v, outputs, inputs, work);
@@ -195,6 +197,7 @@ pub unsafe fn product(a: &ProductArgs) {
             out: out.get().add(begin),
             out_stride: a.outputs,
             count: a.rows,
+            many: a.rows > FEW,
             narrow: false,
         };
         a.matrix.from(begin, a.inputs).times(v, end - begin, a.inputs, &mut Work::default());

@@ -12,7 +12,7 @@ use crate::simd::{F16, IS_WIDE};
 pub const PANEL: usize = 16;
 /// Panels and vectors of a tile: its sums fill the registers.
 const PANELS: usize = if IS_WIDE { 2 } else { 1 };
-const VECTORS: usize = if IS_WIDE { 12 } else { 6 };
+const VECTORS: usize = if IS_WIDE { 8 } else { 6 };
 
 pub unsafe fn times_panels(m: Matrix, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
     let narrow = m.rounds(&v);
@@ -123,13 +123,13 @@ unsafe fn tile<const NARROW: bool, const V: usize, const P: usize>(
     steps: usize,
     rows: usize,
 ) {
-    let x = v.x.add(first * v.x_stride);
+    let x: [*const f32; V] = std::array::from_fn(|n| v.x.add((first + n) * v.x_stride));
     let mut acc = [[F16::zero(); P]; V];
     for k in 0..steps {
         let w: [F16; P] =
             std::array::from_fn(|p| F16::load(panels.add((p * steps + k) * PANEL)));
         for (n, sums) in acc.iter_mut().enumerate() {
-            let x = F16::splat(*x.add(n * v.x_stride + k));
+            let x = F16::splat(*x[n].add(k));
             for (sum, w) in sums.iter_mut().zip(w) {
                 *sum = if NARROW { sum.dot(x, w) } else { sum.fma(x, w) };
             }

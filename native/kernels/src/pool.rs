@@ -3,7 +3,7 @@
 use crate::keys::Keys;
 use crate::matrix::{Matrix, Vectors, Work};
 use crate::rows::{norm_rotate, NormRotateArgs};
-use crate::simd::F8;
+use crate::simd::F16;
 
 /// A compressor's weights and state. Without `wkv` there is none.
 #[repr(C)]
@@ -103,21 +103,22 @@ impl CompressorArgs {
     unsafe fn pool_ring(&self, position: usize, block: &mut [f32]) {
         let (m, c) = (self.ratio, self.width);
         let first = position + 2 - m; // its own first token + 1, so that nothing is negative
-        for i in (0..c).step_by(8) {
+        for i in (0..c).step_by(16) {
+            let count = (c - i).min(16);
             let part = |k: usize, gate: usize| {
                 // token first - 1 - m + k; the first m are the predecessor's
                 let slot = (first + m - 1 + k) % (2 * m);
                 let half = if k < m { 0 } else { c };
-                F8::load(self.pending.add((slot * 2 + gate) * 2 * c + half + i))
+                F16::load_part(self.pending.add((slot * 2 + gate) * 2 * c + half + i), count)
             };
-            let peak = (0..2 * m).fold(F8::splat(f32::MIN), |peak, k| peak.max(part(k, 1)));
-            let (mut total, mut sum) = (F8::zero(), F8::zero());
+            let peak = (0..2 * m).fold(F16::splat(f32::MIN), |peak, k| peak.max(part(k, 1)));
+            let (mut total, mut sum) = (F16::zero(), F16::zero());
             for k in 0..2 * m {
                 let share = part(k, 1).sub(peak).exp();
                 total = total.add(share);
                 sum = sum.fma(share, part(k, 0));
             }
-            sum.div(total).store(block.as_mut_ptr().add(i));
+            sum.div(total).store_part(block.as_mut_ptr().add(i), count);
         }
     }
 
@@ -126,23 +127,24 @@ impl CompressorArgs {
         let c = self.width;
         let (peaks, totals, sums) =
             (self.pending, self.pending.add(c), self.pending.add(2 * c));
-        for i in (0..c).step_by(8) {
-            let z = F8::load(gate.as_ptr().add(i));
-            let held = F8::load(peaks.add(i));
+        for i in (0..c).step_by(16) {
+            let part = (c - i).min(16);
+            let load = |from: *const f32| F16::load_part(from.add(i), part);
+            let store = |lanes: F16, to: *mut f32| lanes.store_part(to.add(i), part);
+            let (z, held) = (load(gate.as_ptr()), load(peaks));
             let peak = held.max(z);
             let (kept, share) = (held.sub(peak).exp(), z.sub(peak).exp());
-            let total = share.fma(F8::load(totals.add(i)), kept);
-            let sum = share.mul(F8::load(content.as_ptr().add(i)));
-            let sum = sum.fma(F8::load(sums.add(i)), kept);
+            let total = share.fma(load(totals), kept);
+            let sum = share.mul(load(content.as_ptr())).fma(load(sums), kept);
             if done {
-                sum.div(total).store(block.as_mut_ptr().add(i));
-                F8::splat(-1e30).store(peaks.add(i));
-                F8::zero().store(totals.add(i));
-                F8::zero().store(sums.add(i));
+                store(sum.div(total), block.as_mut_ptr());
+                store(F16::splat(-1e30), peaks);
+                store(F16::zero(), totals);
+                store(F16::zero(), sums);
             } else {
-                peak.store(peaks.add(i));
-                total.store(totals.add(i));
-                sum.store(sums.add(i));
+                store(peak, peaks);
+                store(total, totals);
+                store(sum, sums);
             }
         }
     }

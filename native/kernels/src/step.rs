@@ -3,8 +3,8 @@
 //!
 //! Tokens go in pieces, and each thread takes a run of a piece's tokens through all layers; they wait
 //! for each other where a token needs what others left, around the compressors and the ring. Every
-//! sum has an order of its own, so neither pieces nor threads change a bit; up to `FEW` tokens have
-//! the bits that they have when they come one at a time.
+//! sum has an order of its own, so neither pieces nor threads change a bit, nor how calls of more
+//! than `FEW` tokens are cut. Calls of up to `FEW` have the bits of single tokens.
 
 mod attention;
 mod feed;

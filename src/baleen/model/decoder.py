@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _version_of = attrgetter("_version")
 
+
 class Decoder:
     """Holds the addresses of a model's weights between steps, and checks them at each.
 

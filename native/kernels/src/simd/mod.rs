@@ -25,17 +25,6 @@ pub use plain::F8;
 /// Whether F16 is one register, of which there are 32 then.
 pub const IS_WIDE: bool = cfg!(target_feature = "avx512bf16");
 
-/// a * b + c, rounded once where the processor can: a library's fused product takes many times as
-/// long.
-#[inline(always)]
-pub fn fused(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", not(target_arch = "x86_64"))) {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
-}
-
 /// Functions of lanes, alike for every width.
 macro_rules! functions {
     ($lanes:ident, $count:literal) => {

@@ -92,7 +92,7 @@ impl F8 {
     }
     #[inline(always)]
     pub fn fma(self, a: F8, b: F8) -> F8 {
-        F8(core::array::from_fn(|i| super::fused(a.0[i], b.0[i], self.0[i])))
+        F8(core::array::from_fn(|i| fused(a.0[i], b.0[i], self.0[i])))
     }
     #[inline(always)]
     pub fn floor(self) -> F8 {
@@ -128,5 +128,16 @@ impl F8 {
             F8(bits.map(|x| f32::from_bits(x << 16))),
             F8(bits.map(|x| f32::from_bits(x & 0xffff_0000))),
         ]
+    }
+}
+
+/// a * b + c, rounded once where the processor can: a library's fused product takes many times as
+/// long.
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", not(target_arch = "x86_64"))) {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
     }
 }

@@ -60,6 +60,7 @@ pub unsafe fn attention(m: &Member, layer: &LayerArgs, s: &mut Scratch) {
             out: s.grouped.as_mut_ptr().add(g * a.group_rank),
             out_stride: rank,
             count: m.count,
+            many: m.many,
             narrow: a.narrow,
         };
         layer.wo_a.from(g * a.group_rank, group).times(v, a.group_rank, group, &mut s.work);

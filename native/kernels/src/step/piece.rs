@@ -19,6 +19,7 @@ pub struct Work {
     latents: Vec<f32>,
     keys: Vec<f32>,
     scratches: Vec<Scratch>,
+    many: bool,
 }
 
 impl Work {
@@ -33,6 +34,7 @@ impl Work {
             latents: vec![0.0; most * latents],
             keys: vec![0.0; most * keys],
             scratches: (0..threads).map(|_| Scratch::new(a, own)).collect(),
+            many: a.count > FEW,
         }
     }
 }
@@ -44,6 +46,8 @@ pub struct Member<'a> {
     pub count: usize,
     pub is_first: bool,
     pub is_last: bool,
+    /// See `matrix::Vectors`.
+    pub many: bool,
     pub kv: Shared<u8>,
     pub latents: Shared<f32>,
     pub keys: Shared<f32>,
@@ -81,6 +85,7 @@ impl Member<'_> {
             out: out.as_mut_ptr(),
             out_stride: outputs,
             count: x.len() / inputs,
+            many: self.many,
             narrow: self.a.narrow,
         }
     }
@@ -97,8 +102,8 @@ pub unsafe fn run(a: &StepArgs, work: &mut Work, sound: &AtomicBool) {
         let begin = number * size;
         let count = size.min(a.count - begin);
         let (is_first, is_last) = (number == 0, number + 1 == threads);
-        let (sound, barrier) = (sound, &barrier);
-        Member { a, begin, count, is_first, is_last, kv, latents, keys, sound, barrier }
+        let (many, sound, barrier) = (work.many, sound, &barrier);
+        Member { a, begin, count, is_first, is_last, many, kv, latents, keys, sound, barrier }
     };
     let (first, others) = work.scratches.split_first_mut().expect("there is one at least");
     std::thread::scope(|scope| {
@@ -203,7 +208,7 @@ impl Scratch {
         Scratch {
             input: room(a.width),
             output: room(a.width),
-            mixed_streams: room(if most > FEW { (2 + n) * n } else { 0 }),
+            mixed_streams: room((2 + n) * n),
             post: room(n),
             comb: room(n * n),
             phases: Vec::new(),
@@ -256,7 +261,7 @@ impl Scratch {
     unsafe fn mix(&mut self, m: &Member, site: &SiteArgs, x: &[f32]) {
         let (a, n) = (m.a, m.a.streams);
         let mut mixed = std::ptr::null();
-        if m.count > FEW {
+        if m.many {
             let data = site.function as *const u8;
             let function = Matrix { data, scales: std::ptr::null(), kind: FP32, first: 0 };
             let (outputs, inputs) = ((2 + n) * n, n * a.width);
