@@ -1,18 +1,22 @@
 """Prefill and decode beside transformers and llama.cpp, on the same weights, one thread each.
 
-    python benchmarks/model_speed.py [--depths 1024 8192 32768] [--dtype bf16] [--without llama.cpp]
+    python benchmarks/model_speed.py [--depths 1024 8192 32768] [--without llama.cpp]
+    python benchmarks/model_speed.py --depths 16384 --without llama.cpp    # 16K tokens from nothing
+    python benchmarks/model_speed.py --setup small-index --depths 16384
 
-Batch 1. The experts are in FP4 in the file. llama.cpp computes with them (as MXFP4), and so do we;
-"baleen decoded" and transformers load them as numbers. At each depth: 512 more tokens, then 128
-single ones (median). transformers prefills in its faster way, chunks of 512. Each program runs in
-a process of its own, for its peak memory; llama.cpp is built when it is not there
-(`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints and writes
-`benchmarks/results/model_speed.csv`.
+Batch 1. "wide-index" is bf16 with experts in FP4 in the file. llama.cpp computes with them (as
+MXFP4), and so do we; "baleen decoded" and transformers load them as numbers. "small-index" is fp32
+throughout, which llama.cpp does not take. At each depth: 512 more tokens, then 128 single ones
+(median). transformers prefills in its faster way, chunks of 512. Each program runs in a process of
+its own, for its peak memory; llama.cpp is built when it is not there
+(`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints, and writes
+`benchmarks/results/model_speed.csv` or `model_speed_small_index.csv`.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -24,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from results import write_results
@@ -58,6 +63,35 @@ CONFIG = ModelConfig(
     num_nextn_predict_layers=0,
     expert_dtype="fp4",
 )
+
+
+class Setup(NamedTuple):
+    """A model, what it computes in, and who can run it."""
+
+    config: ModelConfig
+    dtype: str
+    experts: Format
+    programs: list[str]
+
+
+SETUPS = {
+    "wide-index": Setup(
+        CONFIG, "bf16", Format.FP4, ["baleen", "baleen decoded", "transformers", "llama.cpp"]
+    ),
+    "small-index": Setup(
+        dataclasses.replace(
+            CONFIG,
+            qk_rope_head_dim=32,
+            index_n_heads=8,
+            index_head_dim=32,
+            moe_intermediate_size=128,
+            expert_dtype=None,
+        ),
+        "fp32",
+        Format.FP32,
+        ["baleen decoded", "transformers"],
+    ),
+}
 CHUNK = 512
 DECODE_STEPS = 128
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -66,16 +100,17 @@ Feed = Callable[[torch.Tensor], object]
 Row = dict[str, float | int | str]
 
 
-def save(folder: Path) -> None:
-    """The model as a folder: bf16, experts in FP4."""
+def save(folder: Path, setup: Setup = SETUPS["wide-index"]) -> None:
+    """The model as a folder, its experts in a format of their own."""
     planned = []
-    for name, tensor in named_tensors(initialize(Transformer(CONFIG), 0)):
+    rest = Format.BF16 if setup.dtype == "bf16" else Format.FP32
+    for name, tensor in named_tensors(initialize(Transformer(setup.config), 0)):
         stored = Stored(tensor.detach(), None)
-        layout = Format.FP4 if EXPERT.search(name) else Format.BF16
+        layout = setup.experts if EXPERT.search(name) else rest
         planned += plan_tensor(name, lambda stored=stored: stored, stored, layout)
     folder.mkdir()
     write_folder(folder, planned)
-    (folder / "config.json").write_text(config_text(CONFIG, None, Format.FP4))
+    (folder / "config.json").write_text(config_text(setup.config, None, setup.experts))
 
 
 def feed_ours(folder: Path, dtype: torch.dtype, weights: str = "packed") -> Feed:
@@ -176,27 +211,46 @@ def measure_llama(folder: Path, depths: list[int]) -> list[Row]:
     return rows
 
 
+def ratios(rows: list[Row]) -> list[str]:
+    """How many times the peers' speed ours is, a line per depth and peer."""
+    by_depth = {(row["program"], row["depth"]): row for row in rows}
+    lines = []
+    for (program, depth), peer in by_depth.items():
+        ours = by_depth.get(("baleen", depth)) or by_depth.get(("baleen decoded", depth))
+        if ours is not None and not str(program).startswith("baleen"):
+            told = [
+                f"{what} {float(ours[what]) / float(peer[what]):.1f} times"
+                for what in ("prefill_to_depth", "prefill_512", "decode")
+                if peer[what]
+            ]
+            memory = f"memory {ours['peak_mib']} and {peer['peak_mib']} MiB"
+            lines.append(f"{program} at {depth}: {', '.join([*told, memory])}")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setup", choices=SETUPS, default="wide-index")
     parser.add_argument("--depths", type=int, nargs="+", default=[1024, 8192, 32768])
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--without", nargs="*", default=[], help="programs to leave out")
     options = parser.parse_args()
+    setup = SETUPS[options.setup]
     spawn = multiprocessing.get_context("spawn")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        save(folder)
-        for program in FEEDS:
-            if program not in options.without:
-                arguments = (program, folder, options.dtype, options.depths)
-                with spawn.Pool(1) as pool:
-                    rows += pool.apply(measure, arguments)
-        if "llama.cpp" not in options.without:
-            rows += measure_llama(folder, options.depths)
+        save(folder, setup)
+        for program in (name for name in setup.programs if name not in options.without):
+            if program == "llama.cpp":
+                rows += measure_llama(folder, options.depths)
+                continue
+            with spawn.Pool(1) as pool:
+                rows += pool.apply(measure, (program, folder, setup.dtype, options.depths))
     for row in rows:
-        row["dtype"] = "bf16" if row["program"] == "llama.cpp" else options.dtype
-    write_results("model_speed", rows)
+        row["dtype"] = setup.dtype
+    print(*ratios(rows), sep="\n")
+    name = "model_speed" if options.setup == "wide-index" else "model_speed_small_index"
+    write_results(name, rows)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
 BIN = ROOT / "src" / "baleen" / "sandbox" / "bin"
 KERNELS = ROOT / "src" / "baleen" / "kernels" / "lib"
-KERNELS_CPU = {"x86_64": "x86-64-v3"}
-"""The least processor that the kernels are built for, by machine. The loader checks for it."""
+KERNELS_FLAGS = {
+    "plain": [],
+    "avx2": ["-C", "target-cpu=x86-64-v3"],
+    "avx512": ["-C", "target-cpu=x86-64-v4", "-C", "target-feature=+avx512bf16"],
+}
+"""Forms of the kernels, each a library of its own; x86-64 has all, other machines the plain one.
+The loader takes the best that the processor has."""
+AVX512_RUST = (1, 89)
+"""The first compiler whose standard library has AVX-512."""
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -55,15 +62,34 @@ def build_native() -> None:
     for binary in (NATIVE / "target" / "release").iterdir():
         if binary.is_file() and binary.suffix == "" and binary.name.startswith("baleen-"):
             _install(binary, BIN / binary.name)
-    flags = os.environ.get("RUSTFLAGS", "")
-    if cpu := KERNELS_CPU.get(platform.machine()):
-        flags += f" -C target-cpu={cpu}"
-    # a folder of its own: other flags would build everything anew each time
-    folder = NATIVE / "target" / "kernels"
-    _cargo(cargo, "-p", "baleen-kernels", "--target-dir", str(folder), RUSTFLAGS=flags.strip())
+    _build_kernels(cargo)
+
+
+def _build_kernels(cargo: str) -> None:
+    """Builds the kernels in every form that machine and compiler have, and removes others."""
+    forms = list(KERNELS_FLAGS) if platform.machine() == "x86_64" else ["plain"]
+    if "avx512" in forms and (found := _rust_version()) < AVX512_RUST:
+        have, need = (".".join(map(str, version)) for version in (found, AVX512_RUST))
+        print(f"baleen: no AVX-512 kernels: rustc is {have}, they need {need}", file=sys.stderr)
+        forms.remove("avx512")
     KERNELS.mkdir(parents=True, exist_ok=True)
-    name = "libbaleen_kernels.so"
-    _install(folder / "release" / name, KERNELS / name)
+    names = {form: f"libbaleen_kernels_{form}.so" for form in forms}
+    for form, name in names.items():
+        flags = [*os.environ.get("RUSTFLAGS", "").split(), *KERNELS_FLAGS[form]]
+        # a folder of its own: other flags would build everything anew each time
+        folder = NATIVE / "target" / f"kernels-{form}"
+        arguments = ("-p", "baleen-kernels", "--target-dir", str(folder))
+        _cargo(cargo, *arguments, RUSTFLAGS=" ".join(flags))
+        _install(folder / "release" / "libbaleen_kernels.so", KERNELS / name)
+    for library in KERNELS.glob("*.so"):
+        if library.name not in names.values():
+            library.unlink()
+
+
+def _rust_version() -> tuple[int, ...]:
+    rustc = os.environ.get("RUSTC", "rustc")
+    told = subprocess.run([rustc, "--version"], check=True, capture_output=True, text=True).stdout
+    return tuple(int(part) for part in told.split()[1].split(".")[:2])
 
 
 def _cargo(cargo: str, *arguments: str, **environment: str) -> None:

@@ -1,7 +1,8 @@
 //! Attention of each query over its window and its blocks; see `kernels/attend.py`.
 
-use crate::keys::{Keys, Rows, FP32};
-use crate::simd::F8;
+use crate::keys::{Keys, Rows, BF16, FP32};
+use crate::matrix::room;
+use crate::simd::{F16, IS_WIDE};
 use crate::threads::{split, Shared};
 
 /// Inputs of one call; shapes as in the reference, all contiguous but for the given strides.
@@ -10,7 +11,8 @@ pub struct AttendArgs {
     pub q: *const f32,
     pub sinks: *const f32,
     pub ring: *const u8,
-    pub kv: *const f32,
+    /// The call's own latents as they will be stored, plain: fp32, or bf16 as the rest.
+    pub kv: *const u8,
     pub starts: *const i64,
     pub blocks: *const u8,
     pub limits: *const i64,
@@ -31,13 +33,14 @@ pub struct AttendArgs {
     pub ring_stride: usize,
     pub blocks_stride: usize,
     pub threads: usize,
+    pub kv_kind: usize,
 }
 
 unsafe impl Sync for AttendArgs {}
 
-/// What one thread needs beside its inputs.
-struct Scratch {
-    keys: Vec<*const f32>,
+/// What one thread needs beside its inputs, kept between calls.
+#[derive(Default)]
+pub struct Work {
     scores: Vec<f32>,
     near: Rows,
     far: Rows,
@@ -46,76 +49,85 @@ struct Scratch {
 pub unsafe fn attend(args: &AttendArgs) {
     let out = Shared(args.out);
     for row in 0..args.batch {
-        // a run of queries shares its window's rows, made plain fp32 once
         split(args.tokens, args.threads, |begin, end| {
-            let mut scratch = Scratch {
-                keys: Vec::new(),
-                scores: Vec::new(),
-                near: Rows::default(),
-                far: Rows::default(),
-            };
-            unsafe { attend_run(args, row, begin, end, &mut scratch, out.get()) };
+            unsafe { attend_run(args, row, begin, end, &mut Work::default(), out.get()) };
         });
     }
 }
 
-unsafe fn attend_run(
+/// As `attend`, for queries begin..end of one row, which share their window's rows.
+pub unsafe fn attend_run(
     a: &AttendArgs,
     row: usize,
     begin: usize,
     end: usize,
-    s: &mut Scratch,
+    work: &mut Work,
     out: *mut f32,
 ) {
     let start = *a.starts.add(row * a.starts_stride) as usize;
     let (kind, width, rope) = (a.kind, a.width, a.rope);
     let ring = Keys { data: a.ring, kind, width, rope, page: a.window }.row(row, a.ring_stride);
-    let kv = Keys { data: a.kv as *const u8, kind: FP32, width, rope, page: 1 };
-    let kv = kv.row(row, 4 * a.tokens * width);
+    let kv = Keys { data: a.kv, kind: a.kv_kind, width, rope, page: 1 };
+    let kv = kv.row(row, a.tokens * kv.code_bytes());
     let blocks = Keys { data: a.blocks, kind, width, rope, page: a.page };
     let blocks = blocks.row(row, a.blocks_stride);
     let first = (start + begin + 1).saturating_sub(a.window);
-    s.near.fill(start + end - first, a.width, |i| {
+    let near_kind = if a.kv_kind == kind { kind } else { FP32 };
+    work.near.fill(start + end - first, width, near_kind, |i| {
         let position = first + i;
         if position < start { ring.at(position % a.window) } else { kv.at(position - start) }
     });
+    let limit = |t: usize| match a.limits.is_null() {
+        true => 0,
+        false => *a.limits.add(row * a.limits_stride + t) as usize,
+    };
     let dense = a.picks.is_null();
-    if dense && !a.limits.is_null() {
-        let most = *a.limits.add(row * a.limits_stride + end - 1) as usize;
-        let most = (begin..end)
-            .map(|t| *a.limits.add(row * a.limits_stride + t) as usize)
-            .fold(most, usize::max);
-        s.far.fill(most, a.width, |i| blocks.at(i));
+    if dense {
+        let most = (begin..end).map(limit).max().unwrap_or(0);
+        work.far.fill(most, width, kind, |i| blocks.at(i));
     }
     for t in begin..end {
         let position = start + t;
         let oldest = (position + 1).saturating_sub(a.window);
-        s.keys.clear();
-        s.keys.extend((oldest..=position).map(|p| s.near.row(p - first)));
-        if dense {
-            if !a.limits.is_null() {
-                let limit = *a.limits.add(row * a.limits_stride + t) as usize;
-                s.keys.extend((0..limit).map(|i| s.far.row(i)));
-            }
-        } else {
+        let mut count = limit(t);
+        if !dense {
             let picks = a.picks.add((row * a.tokens + t) * a.topk);
-            let count = (0..a.topk).take_while(|&i| *picks.add(i) >= 0).count();
-            s.far.fill(count, a.width, |i| blocks.at(*picks.add(i) as usize));
-            s.keys.extend((0..count).map(|i| s.far.row(i)));
+            count = (0..a.topk).take_while(|&i| *picks.add(i) >= 0).count();
+            work.far.fill(count, width, kind, |i| blocks.at(*picks.add(i) as usize));
         }
-        let at = (row * a.tokens + t) * a.heads * a.width;
-        attend_query(a.q.add(at), a.sinks, &s.keys, &mut s.scores, out.add(at), a.heads, a.width);
+        let keys = Segments {
+            near: &work.near.pointers[oldest - first..=position - first],
+            far: &work.far.pointers[..count],
+        };
+        let at = (row * a.tokens + t) * a.heads * width;
+        let (q, out) = (a.q.add(at), out.add(at));
+        let run = match (work.near.kind, work.far.kind) {
+            (BF16, BF16) => attend_query::<BF16, BF16>,
+            (_, BF16) => attend_query::<FP32, BF16>,
+            _ => attend_query::<FP32, FP32>,
+        };
+        run(q, a.sinks, &keys, &mut work.scores, out, a.heads, width);
     }
+}
+
+/// A query's keys: those of its window, and those of its blocks, each of one plain kind.
+struct Segments<'a> {
+    near: &'a [*const u8],
+    far: &'a [*const u8],
 }
 
 /// Heads that share each load of a key.
 const GROUP: usize = 4;
+/// Keys of a tile of scores, whose sums fill a vector together with the heads.
+const TILE: usize = 4;
+/// Vectors of an output that a pass over the keys sums up.
+const SPAN: usize = if IS_WIDE { 4 } else { 1 };
 
 /// One query, all heads. `width` is a multiple of 8.
-unsafe fn attend_query(
+unsafe fn attend_query<const NEAR: usize, const FAR: usize>(
     q: *const f32,
     sinks: *const f32,
-    keys: &[*const f32],
+    keys: &Segments,
     scores: &mut Vec<f32>,
     out: *mut f32,
     heads: usize,
@@ -124,7 +136,8 @@ unsafe fn attend_query(
     let whole = heads / GROUP * GROUP;
     for h in (0..whole).step_by(GROUP) {
         let sinks = std::array::from_fn(|i| *sinks.add(h + i));
-        attend_heads(q.add(h * width), sinks, keys, scores, out.add(h * width), width);
+        let (q, out) = (q.add(h * width), out.add(h * width));
+        attend_heads::<NEAR, FAR>(q, sinks, keys, scores, out, width);
     }
     if whole == heads {
         return;
@@ -135,118 +148,169 @@ unsafe fn attend_query(
     let (queries, results) = padded.split_at_mut(GROUP * width);
     std::ptr::copy_nonoverlapping(q.add(whole * width), queries.as_mut_ptr(), size);
     let sinks = std::array::from_fn(|i| if i < rest { *sinks.add(whole + i) } else { 0.0 });
-    attend_heads(queries.as_ptr(), sinks, keys, scores, results.as_mut_ptr(), width);
+    let target = results.as_mut_ptr();
+    attend_heads::<NEAR, FAR>(queries.as_ptr(), sinks, keys, scores, target, width);
     std::ptr::copy_nonoverlapping(results.as_ptr(), out.add(whole * width), size);
 }
 
-/// One group of heads. Scores lie key by key, [n, GROUP], two keys to a vector.
-unsafe fn attend_heads(
+/// One group of heads. Scores lie key by key, [n, GROUP], four keys to a vector, either segment
+/// filled up to whole vectors.
+unsafe fn attend_heads<const NEAR: usize, const FAR: usize>(
     q: *const f32,
     sinks: [f32; GROUP],
-    keys: &[*const f32],
+    keys: &Segments,
     scores: &mut Vec<f32>,
     out: *mut f32,
     width: usize,
 ) {
-    let n = keys.len();
-    scores.clear();
-    scores.resize(n.next_multiple_of(2) * GROUP, f32::NEG_INFINITY);
-    let base = scores.as_mut_ptr();
+    let near = keys.near.len().next_multiple_of(TILE);
+    let far = keys.far.len().next_multiple_of(TILE);
+    let scores = room(scores, (near + far) * GROUP);
     let scale = 1.0 / (width as f32).sqrt();
-    let mut j = 0;
-    while j + 3 <= n {
-        score::<3>(q, &keys[j..], base.add(j * GROUP), scale, width);
-        j += 3;
-    }
-    while j < n {
-        score::<1>(q, &keys[j..], base.add(j * GROUP), scale, width);
-        j += 1;
-    }
+    let base = scores.as_mut_ptr();
+    let behind = base.add(near * GROUP);
+    score_all::<NEAR>(q, keys.near, base, scale, width);
+    score_all::<FAR>(q, keys.far, behind, scale, width);
     let shares = softmax(scores, sinks);
     let mut at = 0;
-    while at + 16 <= width {
-        mix::<2>(base, keys, at, &shares, out, width);
-        at += 16;
+    while at + 16 * SPAN <= width {
+        mix::<NEAR, FAR, SPAN>(base, behind, keys, at, 16, &shares, out, width);
+        at += 16 * SPAN;
     }
     while at < width {
-        mix::<1>(base, keys, at, &shares, out, width);
-        at += 8;
+        let part = (width - at).min(16);
+        mix::<NEAR, FAR, 1>(base, behind, keys, at, part, &shares, out, width);
+        at += 16;
     }
 }
 
-/// Scaled logits of a group of heads for K keys.
+/// Sixteen numbers of a key from `at` on, or the eight that are left and zeros.
 #[inline(always)]
-unsafe fn score<const K: usize>(
+unsafe fn part_of<const KIND: usize>(key: *const u8, at: usize, part: usize) -> F16 {
+    if KIND == FP32 {
+        return F16::load_part((key as *const f32).add(at), part);
+    }
+    let key = (key as *const u16).add(at);
+    if part == 16 {
+        F16::load_bf16(key)
+    } else {
+        F16::load_bf16_half(key)
+    }
+}
+
+unsafe fn score_all<const KIND: usize>(
     q: *const f32,
-    keys: &[*const f32],
+    keys: &[*const u8],
     scores: *mut f32,
     scale: f32,
     width: usize,
 ) {
-    let mut acc = [[F8::zero(); GROUP]; K];
-    let mut i = 0;
-    while i < width {
-        let k: [F8; K] = std::array::from_fn(|j| F8::load(keys[j].add(i)));
+    for (number, tile) in keys.chunks(TILE).enumerate() {
+        let target = scores.add(number * TILE * GROUP);
+        let four = std::array::from_fn(|j| tile[j.min(tile.len() - 1)]);
+        score::<KIND>(q, four, target, scale, width);
+        for i in tile.len() * GROUP..TILE * GROUP {
+            *target.add(i) = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// Scaled logits of a group of heads for a tile of keys.
+#[inline(always)]
+unsafe fn score<const KIND: usize>(
+    q: *const f32,
+    keys: [*const u8; TILE],
+    scores: *mut f32,
+    scale: f32,
+    width: usize,
+) {
+    let mut acc = [F16::zero(); TILE * GROUP];
+    let mut add = |i: usize, part: usize| {
+        let k: [F16; TILE] = std::array::from_fn(|j| part_of::<KIND>(keys[j], i, part));
         for h in 0..GROUP {
-            let x = F8::load(q.add(h * width + i));
-            for j in 0..K {
-                acc[j][h] = acc[j][h].fma(x, k[j]);
+            let x = F16::load_part(q.add(h * width + i), part);
+            for j in 0..TILE {
+                acc[j * GROUP + h] = acc[j * GROUP + h].fma(x, k[j]);
             }
         }
-        i += 8;
+    };
+    let mut i = 0;
+    while i + 16 <= width {
+        add(i, 16);
+        i += 16;
     }
-    for (j, lanes) in acc.into_iter().enumerate() {
-        let sums = F8::sums(lanes);
-        for (h, sum) in sums.into_iter().enumerate() {
-            *scores.add(j * GROUP + h) = sum * scale;
-        }
+    if i < width {
+        add(i, width - i);
     }
+    F16::all_sums(acc).mul(F16::splat(scale)).store(scores);
 }
 
 /// Turns logits into exponentials in place; returns what makes them weights.
 fn softmax(scores: &mut [f32], sinks: [f32; GROUP]) -> [f32; GROUP] {
-    let twice: [f32; 2 * GROUP] = std::array::from_fn(|i| sinks[i % GROUP]);
-    let mut peaks = unsafe { F8::load(twice.as_ptr()) };
-    for pair in scores.chunks_exact(2 * GROUP) {
-        peaks = peaks.max(unsafe { F8::load(pair.as_ptr()) });
+    // lane i holds head i mod 4
+    let over = |lanes: [f32; 16], f: fn(f32, f32) -> f32| -> [f32; GROUP] {
+        std::array::from_fn(|h| f(f(lanes[h], lanes[h + 4]), f(lanes[h + 8], lanes[h + 12])))
+    };
+    let spread = |x: [f32; GROUP]| -> F16 {
+        let lanes: [f32; 16] = std::array::from_fn(|i| x[i % GROUP]);
+        unsafe { F16::load(lanes.as_ptr()) }
+    };
+    let mut peaks = spread(sinks);
+    for tile in scores.chunks_exact(16) {
+        peaks = peaks.max(unsafe { F16::load(tile.as_ptr()) });
     }
-    let lanes = peaks.to_array();
-    let peak: [f32; 2 * GROUP] =
-        std::array::from_fn(|i| lanes[i % GROUP].max(lanes[i % GROUP + GROUP]));
-    let peaks = unsafe { F8::load(peak.as_ptr()) };
-    let mut totals = F8::zero();
-    for pair in scores.chunks_exact_mut(2 * GROUP) {
-        let weights = unsafe { F8::load(pair.as_ptr()) }.sub(peaks).exp();
-        unsafe { weights.store(pair.as_mut_ptr()) };
+    let peak = spread(over(peaks.to_array(), f32::max));
+    let mut totals = F16::zero();
+    for tile in scores.chunks_exact_mut(16) {
+        let weights = unsafe { F16::load(tile.as_ptr()) }.sub(peak).exp();
+        unsafe { weights.store(tile.as_mut_ptr()) };
         totals = totals.add(weights);
     }
-    let totals = totals.to_array();
-    std::array::from_fn(|h| 1.0 / (totals[h] + totals[h + GROUP] + (sinks[h] - peak[h]).exp()))
+    let totals = over(totals.to_array(), |a, b| a + b);
+    let sinks = spread(sinks).sub(peak).exp().to_array();
+    std::array::from_fn(|h| 1.0 / (totals[h] + sinks[h]))
 }
 
-/// out[h, at..at + 8 V] = share[h] * sum_j weight[j, h] * key[j]
+/// out[h, at..at + 16 V] = share[h] * sum_j weight[j, h] * key[j]
 #[inline(always)]
-unsafe fn mix<const V: usize>(
-    weights: *const f32,
-    keys: &[*const f32],
+#[allow(clippy::too_many_arguments)]
+unsafe fn mix<const NEAR: usize, const FAR: usize, const V: usize>(
+    near: *const f32,
+    far: *const f32,
+    keys: &Segments,
     at: usize,
+    part: usize,
     shares: &[f32; GROUP],
     out: *mut f32,
     width: usize,
 ) {
-    let mut acc = [[F8::zero(); V]; GROUP];
-    for (j, key) in keys.iter().enumerate() {
-        let k: [F8; V] = std::array::from_fn(|v| F8::load(key.add(at + 8 * v)));
-        for (h, row) in acc.iter_mut().enumerate() {
-            let weight = F8::splat(*weights.add(j * GROUP + h));
-            for v in 0..V {
-                row[v] = row[v].fma(weight, k[v]);
-            }
-        }
+    let mut acc = [[F16::zero(); V]; GROUP];
+    for (j, &key) in keys.near.iter().enumerate() {
+        let k = std::array::from_fn(|v| part_of::<NEAR>(key, at + 16 * v, part));
+        add_weighted(&mut acc, near.add(j * GROUP), k);
+    }
+    for (j, &key) in keys.far.iter().enumerate() {
+        let k = std::array::from_fn(|v| part_of::<FAR>(key, at + 16 * v, part));
+        add_weighted(&mut acc, far.add(j * GROUP), k);
     }
     for (h, row) in acc.iter().enumerate() {
         for (v, lanes) in row.iter().enumerate() {
-            lanes.mul(F8::splat(shares[h])).store(out.add(h * width + at + 8 * v));
+            let target = out.add(h * width + at + 16 * v);
+            lanes.mul(F16::splat(shares[h])).store_part(target, part);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_weighted<const V: usize>(
+    acc: &mut [[F16; V]; GROUP],
+    weights: *const f32,
+    key: [F16; V],
+) {
+    for (h, row) in acc.iter_mut().enumerate() {
+        let weight = F16::splat(*weights.add(h));
+        for (sum, k) in row.iter_mut().zip(key) {
+            *sum = sum.fma(weight, k);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Cached vectors in whatever form the cache keeps them, read as fp32; see `kernels/entries.py`.
 
+use crate::matrix::room;
 use crate::packing;
 use crate::simd::F8;
 
@@ -92,6 +93,11 @@ impl Keys {
 }
 
 impl Key {
+    /// Where its numbers begin.
+    pub fn bytes(&self) -> *const u8 {
+        self.codes
+    }
+
     /// Eight numbers from `i` on, a multiple of 8.
     #[inline(always)]
     pub unsafe fn load(&self, i: usize) -> F8 {
@@ -145,36 +151,40 @@ pub unsafe fn pack(a: &PackArgs) {
     }
 }
 
-/// A selection of entries: pointers where they are fp32 already, else a plain copy.
+/// A selection of entries: pointers where their kind is plain, else copies in fp32.
 #[derive(Default)]
 pub struct Rows {
     copies: Vec<f32>,
-    pointers: Vec<*const f32>,
+    pub pointers: Vec<*const u8>,
+    pub kind: usize,
 }
 
+// the pointers are read by whoever holds the rows
+unsafe impl Send for Rows {}
+
 impl Rows {
-    /// Takes `count` entries, the i-th being `find(i)`.
-    pub unsafe fn fill(&mut self, count: usize, width: usize, find: impl Fn(usize) -> Key) {
+    /// Takes `count` entries, the i-th being `find(i)`, of which each is of `kind`, or of any kind
+    /// where that is FP32.
+    pub unsafe fn fill(
+        &mut self,
+        count: usize,
+        width: usize,
+        kind: usize,
+        find: impl Fn(usize) -> Key,
+    ) {
+        self.kind = if kind == BF16 { BF16 } else { FP32 };
         self.pointers.clear();
-        if self.copies.len() < count * width {
-            self.copies.resize(count * width, 0.0);
-        }
-        let base = self.copies.as_mut_ptr();
         for row in 0..count {
             let source = find(row);
-            if source.kind == FP32 {
-                self.pointers.push(source.codes as *const f32);
+            if source.kind == self.kind {
+                self.pointers.push(source.codes);
                 continue;
             }
+            let base = room(&mut self.copies, count * width)[row * width..].as_mut_ptr();
             for i in (0..width).step_by(8) {
-                source.load(i).store(base.add(row * width + i));
+                source.load(i).store(base.add(i));
             }
-            self.pointers.push(base.add(row * width));
+            self.pointers.push(base as *const u8);
         }
-    }
-
-    #[inline(always)]
-    pub fn row(&self, i: usize) -> *const f32 {
-        self.pointers[i]
     }
 }

@@ -5,9 +5,13 @@
 //! else a call holds.
 
 mod attend;
+mod few;
 mod keys;
 mod matrix;
+#[cfg(target_feature = "avx512bf16")]
+mod narrow;
 mod packing;
+mod panels;
 mod pool;
 mod rows;
 mod select;
@@ -17,11 +21,30 @@ mod streams;
 mod threads;
 
 /// Changes with every change of a signature; the loader refuses another.
-pub const INTERFACE: u32 = 6;
+pub const INTERFACE: u32 = 7;
 
 #[no_mangle]
 pub extern "C" fn baleen_interface() -> u32 {
     INTERFACE
+}
+
+/// The best form of the library that this processor can run, as a place in the order of
+/// `kernels/isa.py`, the plainest being 0. Only the plain form's answer counts: the others take for
+/// granted what they were compiled for.
+#[no_mangle]
+pub extern "C" fn baleen_instructions() -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! has {
+            ($($feature:tt)*) => { $(std::is_x86_feature_detected!($feature))&&* };
+        }
+        if has!("avx2" "bmi1" "bmi2" "f16c" "fma" "lzcnt" "movbe" "popcnt") {
+            return 1 + u32::from(
+                has!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512bf16"),
+            );
+        }
+    }
+    0
 }
 
 /// # Safety

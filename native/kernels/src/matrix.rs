@@ -1,19 +1,22 @@
 //! Weight matrices in their stored form, times a few vectors; see `kernels/weights.py`.
 //!
-//! Each sum is taken in an order that depends on the matrix alone, so a vector's product has the same
-//! bits whatever other vectors share the call.
+//! A call of up to `FEW` vectors multiplies them with the rows as they lie (`few`), a larger one with
+//! rows laid out for it (`panels`). In either, each sum is taken in an order that depends on the
+//! matrix alone, so a vector's product has the same bits whatever other vectors share the call.
 
+use crate::few::times_few;
 use crate::keys::{BF16, FP32, FP4, FP8};
 use crate::packing::{power, BLOCK};
-use crate::simd::F8;
+use crate::panels::times_panels;
+use crate::simd::{F16, F8};
 use crate::threads::{split, Shared};
 
 /// FP8 whose scales are fp32; the other kinds are those of cached vectors.
 pub const FP8_FP32: usize = 4;
 /// Rows and columns of an FP8 matrix under one scale.
 const TILE: usize = 128;
-/// Vectors that share one reading of the matrix.
-const VECTORS: usize = 4;
+/// For more vectors in a call it pays to lay the matrix out anew.
+pub const FEW: usize = 16;
 
 /// Rows of numbers or codes, contiguous; `kind` as numbered in `kernels/native.py`.
 #[repr(C)]
@@ -34,6 +37,28 @@ pub struct Vectors {
     pub out: *mut f32,
     pub out_stride: usize,
     pub count: usize,
+    /// The call has more than `FEW`, whether or not they are all here.
+    pub many: bool,
+    /// The model computes in bf16: numbers are rounded to it in front of a product, sums are fp32.
+    pub narrow: bool,
+}
+
+/// What products need beside their inputs, kept between calls.
+#[derive(Default)]
+pub struct Work {
+    /// Vectors as the product takes them.
+    pub vectors: Vec<f32>,
+    pub panels: Vec<f32>,
+    /// Rows that are decoded on the way into a panel.
+    pub rows: Vec<f32>,
+}
+
+/// The first `count` numbers, what they held before being of no account.
+pub fn room(buffer: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    if buffer.len() < count {
+        buffer.resize(count, 0.0);
+    }
+    &mut buffer[..count]
 }
 
 impl Matrix {
@@ -41,7 +66,7 @@ impl Matrix {
         !self.data.is_null()
     }
 
-    fn row_bytes(&self, inputs: usize) -> usize {
+    pub fn row_bytes(&self, inputs: usize) -> usize {
         match self.kind {
             FP32 => 4 * inputs,
             BF16 => 2 * inputs,
@@ -72,176 +97,22 @@ impl Matrix {
     }
 
     /// out[v, i] = row_i . x[v] for `outputs` rows; `inputs` is a multiple of 8, of 32 for FP4.
-    pub unsafe fn times(self, v: Vectors, outputs: usize, inputs: usize) {
-        if matches!(self.kind, FP32 | BF16) {
-            for_vectors(v, |v| self.times_plain(v, outputs, inputs));
-            return;
-        }
-        // as whole blocks, in the order in which a block of codes is decoded
-        let padded = inputs.next_multiple_of(BLOCK);
-        let mut x = vec![0.0f32; v.count * padded];
-        for number in 0..v.count {
-            let from = std::slice::from_raw_parts(v.x.add(number * v.x_stride), inputs);
-            let to = &mut x[number * padded..][..padded];
-            to[..inputs].copy_from_slice(from);
-            if self.kind == FP4 {
-                to.chunks_mut(BLOCK).for_each(part_evens);
-            }
-        }
-        let v = Vectors { x: x.as_ptr(), x_stride: padded, ..v };
-        match self.kind {
-            FP4 => for_vectors(v, |v| self.times_codes::<FP4>(v, outputs, inputs)),
-            FP8 => for_vectors(v, |v| self.times_codes::<FP8>(v, outputs, inputs)),
-            _ => for_vectors(v, |v| self.times_codes::<FP8_FP32>(v, outputs, inputs)),
+    pub unsafe fn times(self, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
+        if v.many {
+            times_panels(self, v, outputs, inputs, work);
+        } else {
+            times_few(self, v, outputs, inputs, work);
         }
     }
 
-    unsafe fn times_plain(self, v: Vectors, outputs: usize, inputs: usize) {
-        let mut row = 0;
-        macro_rules! rows {
-            ($rows:literal, $vectors:literal) => {
-                while row + $rows <= outputs {
-                    match self.kind {
-                        FP32 => self.plain::<FP32, $rows, $vectors>(v, row, inputs),
-                        _ => self.plain::<BF16, $rows, $vectors>(v, row, inputs),
-                    }
-                    row += $rows;
-                }
-            };
-        }
-        match v.count {
-            1 => {
-                rows!(4, 1);
-                rows!(1, 1);
-            }
-            2 => {
-                rows!(2, 2);
-                rows!(1, 2);
-            }
-            3 => {
-                rows!(2, 3);
-                rows!(1, 3);
-            }
-            _ => rows!(1, 4),
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn plain<const KIND: usize, const R: usize, const V: usize>(
-        self,
-        v: Vectors,
-        row: usize,
-        inputs: usize,
-    ) {
-        let load = |r: usize, i: usize| {
-            let at = (row + r) * inputs + i;
-            if KIND == FP32 {
-                F8::load((self.data as *const f32).add(at))
-            } else {
-                F8::load_bf16((self.data as *const u16).add(at))
-            }
-        };
-        // two sums a row hide the latency of a multiply-add
-        let mut acc = [[[F8::zero(); 2]; V]; R];
-        let mut i = 0;
-        while i + 16 <= inputs {
-            for r in 0..R {
-                let w = [load(r, i), load(r, i + 8)];
-                for n in 0..V {
-                    let x = v.x.add(n * v.x_stride + i);
-                    acc[r][n][0] = acc[r][n][0].fma(F8::load(x), w[0]);
-                    acc[r][n][1] = acc[r][n][1].fma(F8::load(x.add(8)), w[1]);
-                }
-            }
-            i += 16;
-        }
-        for r in 0..R {
-            for n in 0..V {
-                let mut sums = acc[r][n];
-                if i < inputs {
-                    sums[0] = sums[0].fma(F8::load(v.x.add(n * v.x_stride + i)), load(r, i));
-                }
-                *v.out.add(n * v.out_stride + row + r) = sums[0].add(sums[1]).sum();
-            }
-        }
-    }
-
-    unsafe fn times_codes<const KIND: usize>(self, v: Vectors, outputs: usize, inputs: usize) {
-        let mut row = 0;
-        macro_rules! rows {
-            ($rows:literal, $vectors:literal) => {
-                while row + $rows <= outputs {
-                    self.codes::<KIND, $rows, $vectors>(v, row, inputs);
-                    row += $rows;
-                }
-            };
-        }
-        match v.count {
-            1 => {
-                rows!(4, 1);
-                rows!(1, 1);
-            }
-            2 => {
-                rows!(2, 2);
-                rows!(1, 2);
-            }
-            3 => rows!(1, 3),
-            _ => rows!(1, 4),
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn codes<const KIND: usize, const R: usize, const V: usize>(
-        self,
-        v: Vectors,
-        row: usize,
-        inputs: usize,
-    ) {
-        let row_bytes = self.row_bytes(inputs);
-        let scales: [*const u8; R] =
-            std::array::from_fn(|r| self.row_scales::<KIND>(row + r, inputs));
-        let mut acc = [[F8::zero(); V]; R];
-        let mut broken = [false; R];
-        let whole = inputs / BLOCK;
-        for block in 0..inputs.div_ceil(BLOCK) {
-            for r in 0..R {
-                let codes = self.data.add((row + r) * row_bytes);
-                let scale = F8::splat(scale::<KIND>(scales[r], block));
-                let w = if KIND == FP4 {
-                    F8::load_e2m1_block(codes.add(block * BLOCK / 2))
-                } else if block < whole {
-                    broken[r] |= F8::has_e4m3_nan(codes.add(block * BLOCK));
-                    F8::load_e4m3_block(codes.add(block * BLOCK))
-                } else {
-                    let mut rest = [0u8; BLOCK];
-                    let from = codes.add(block * BLOCK);
-                    std::ptr::copy_nonoverlapping(from, rest.as_mut_ptr(), inputs % BLOCK);
-                    broken[r] |= F8::has_e4m3_nan(rest.as_ptr());
-                    F8::load_e4m3_block(rest.as_ptr())
-                };
-                for n in 0..V {
-                    let x = v.x.add(n * v.x_stride + block * BLOCK);
-                    let mut sum = F8::load(x).mul(w[0]);
-                    for (k, part) in w.iter().enumerate().skip(1) {
-                        sum = sum.fma(F8::load(x.add(8 * k)), *part);
-                    }
-                    acc[r][n] = acc[r][n].fma(sum, scale);
-                }
-            }
-        }
-        let unit = if KIND == FP4 { F8::E2M1_BLOCK_UNIT } else { F8::E4M3_BLOCK_UNIT };
-        for n in 0..V {
-            let sums = F8::sums(std::array::from_fn(|r| acc[r % R][n]));
-            for r in 0..R {
-                let sum = if broken[r] { f32::NAN } else { sums[r] * unit };
-                *v.out.add(n * v.out_stride + row + r) = sum;
-            }
-        }
+    /// Whether vectors are rounded to bf16 in front of this matrix.
+    pub fn rounds(&self, v: &Vectors) -> bool {
+        v.narrow && self.kind != FP32
     }
 
     /// Where the scales of a row begin.
     #[inline(always)]
-    unsafe fn row_scales<const KIND: usize>(self, row: usize, inputs: usize) -> *const u8 {
+    pub unsafe fn row_scales<const KIND: usize>(self, row: usize, inputs: usize) -> *const u8 {
         let tiles = (self.first + row) / TILE * inputs.div_ceil(TILE);
         self.scales.add(match KIND {
             FP4 => row * (inputs / BLOCK),
@@ -253,63 +124,53 @@ impl Matrix {
     /// One row as fp32.
     pub unsafe fn row(self, row: usize, out: *mut f32, inputs: usize) {
         let codes = self.data.add(row * self.row_bytes(inputs));
-        for i in (0..inputs).step_by(8) {
+        let mut i = 0;
+        while i + 16 <= inputs {
+            let lanes = match self.kind {
+                FP32 => F16::load((codes as *const f32).add(i)),
+                BF16 => F16::load_bf16((codes as *const u16).add(i)),
+                FP4 => F16::load_e2m1(codes.add(i / 2)),
+                _ => F16::load_e4m3(codes.add(i)),
+            };
+            let scale = self.scale_at(row, i, inputs);
+            if scale == 1.0 { lanes } else { lanes.mul(F16::splat(scale)) }.store(out.add(i));
+            i += 16;
+        }
+        if i < inputs {
             let lanes = match self.kind {
                 FP32 => F8::load((codes as *const f32).add(i)),
                 BF16 => F8::load_bf16((codes as *const u16).add(i)),
-                FP4 => {
-                    let scale = scale::<FP4>(self.row_scales::<FP4>(row, inputs), i / BLOCK);
-                    F8::load_e2m1(codes.add(i / 2)).mul(F8::splat(scale))
-                }
-                FP8 => {
-                    let scale = scale::<FP8>(self.row_scales::<FP8>(row, inputs), i / BLOCK);
-                    F8::load_e4m3(codes.add(i)).mul(F8::splat(scale))
-                }
-                _ => {
-                    let scales = self.row_scales::<FP8_FP32>(row, inputs);
-                    let scale = scale::<FP8_FP32>(scales, i / BLOCK);
-                    F8::load_e4m3(codes.add(i)).mul(F8::splat(scale))
-                }
+                FP4 => F8::load_e2m1(codes.add(i / 2)),
+                _ => F8::load_e4m3(codes.add(i)),
             };
-            lanes.store(out.add(i));
-            if matches!(self.kind, FP8 | FP8_FP32) {
-                for k in (i..i + 8).filter(|&k| *codes.add(k) & 0x7f == 0x7f) {
-                    *out.add(k) = f32::NAN;
-                }
+            lanes.mul(F8::splat(self.scale_at(row, i, inputs))).store(out.add(i));
+        }
+        if matches!(self.kind, FP8 | FP8_FP32) {
+            for k in (0..inputs).filter(|&k| *codes.add(k) & 0x7f == 0x7f) {
+                *out.add(k) = f32::NAN;
             }
+        }
+    }
+
+    /// What scales a number of a row.
+    #[inline(always)]
+    unsafe fn scale_at(self, row: usize, i: usize, inputs: usize) -> f32 {
+        match self.kind {
+            FP32 | BF16 => 1.0,
+            FP4 => scale::<FP4>(self.row_scales::<FP4>(row, inputs), i / BLOCK),
+            FP8 => scale::<FP8>(self.row_scales::<FP8>(row, inputs), i / BLOCK),
+            _ => scale::<FP8_FP32>(self.row_scales::<FP8_FP32>(row, inputs), i / BLOCK),
         }
     }
 }
 
 /// The scale of a row's block.
 #[inline(always)]
-unsafe fn scale<const KIND: usize>(scales: *const u8, block: usize) -> f32 {
+pub unsafe fn scale<const KIND: usize>(scales: *const u8, block: usize) -> f32 {
     match KIND {
         FP4 => power(*scales.add(block)),
         FP8 => power(*scales.add(block / (TILE / BLOCK))),
         _ => (scales as *const f32).add(block / (TILE / BLOCK)).read_unaligned(),
-    }
-}
-
-/// Even numbers of a block first, then the odd ones: as nibbles lie in bytes.
-fn part_evens(block: &mut [f32]) {
-    let mut sorted = [0.0; BLOCK];
-    for (i, pair) in block.chunks(2).enumerate() {
-        sorted[i] = pair[0];
-        sorted[i + BLOCK / 2] = pair[1];
-    }
-    block.copy_from_slice(&sorted);
-}
-
-/// Calls `work` for a few vectors at a time.
-unsafe fn for_vectors(v: Vectors, work: impl Fn(Vectors)) {
-    for begin in (0..v.count).step_by(VECTORS) {
-        work(Vectors {
-            x: v.x.add(begin * v.x_stride),
-            out: v.out.add(begin * v.out_stride),
-            count: VECTORS.min(v.count - begin),
-            ..v
-        });
     }
 }
 
@@ -336,8 +197,10 @@ pub unsafe fn product(a: &ProductArgs) {
             out: out.get().add(begin),
             out_stride: a.outputs,
             count: a.rows,
+            many: a.rows > FEW,
+            narrow: false,
         };
-        a.matrix.from(begin, a.inputs).times(v, end - begin, a.inputs);
+        a.matrix.from(begin, a.inputs).times(v, end - begin, a.inputs, &mut Work::default());
     });
 }
 

@@ -27,12 +27,18 @@ fn amax(values: &[f32]) -> f32 {
 }
 
 /// Rounded to the nearest bf16, halves to even; what is no number stays none.
+#[inline(always)]
 fn to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if x.is_nan() {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+#[inline(always)]
+pub fn round_bf16(x: f32) -> f32 {
+    f32::from_bits((to_bf16(x) as u32) << 16)
 }
 
 pub unsafe fn store_bf16(values: &[f32], target: *mut u8) {

@@ -1,6 +1,6 @@
 //! Norms, rotations and gates, a row at a time; see `kernels/rows.py`.
 
-use crate::simd::{dot, F8};
+use crate::simd::{dot, F16};
 use crate::threads::{split, Shared};
 
 /// 1 / sqrt(mean(x^2) + eps)
@@ -43,13 +43,14 @@ pub unsafe fn norm_rotate(a: &NormRotateArgs) {
 
 unsafe fn norm_rotate_row(a: &NormRotateArgs, row: usize, out: *mut f32) {
     let x = a.x.add(row * a.width);
-    let scale = F8::splat(if a.eps < 0.0 { 1.0 } else { scale_of(x, a.width, a.eps) });
-    for i in (0..a.width).step_by(8) {
-        let mut value = F8::load(x.add(i)).mul(scale);
+    let scale = F16::splat(if a.eps < 0.0 { 1.0 } else { scale_of(x, a.width, a.eps) });
+    for i in (0..a.width).step_by(16) {
+        let part = (a.width - i).min(16);
+        let mut value = F16::load_part(x.add(i), part).mul(scale);
         if !a.weight.is_null() {
-            value = value.mul(F8::load(a.weight.add(i)));
+            value = value.mul(F16::load_part(a.weight.add(i), part));
         }
-        value.store(out.add(i));
+        value.store_part(out.add(i), part);
     }
     if a.phases.is_null() {
         return;
@@ -85,10 +86,13 @@ pub unsafe fn gate(a: &GateArgs) {
     split(a.rows, a.threads, |begin, end| {
         for row in begin..end {
             let weight = unsafe { if a.weights.is_null() { 1.0 } else { *a.weights.add(row) } };
-            for i in (row * a.width..(row + 1) * a.width).step_by(8) {
+            for i in (0..a.width).step_by(16) {
+                let (at, part) = (row * a.width + i, (a.width - i).min(16));
                 unsafe {
-                    let (gate, up) = (F8::load(a.gate.add(i)), F8::load(a.up.add(i)));
-                    gated(gate, up, a.limit).mul(F8::splat(weight)).store(out.get().add(i));
+                    let gate = F16::load_part(a.gate.add(at), part);
+                    let up = F16::load_part(a.up.add(at), part);
+                    let hidden = gated(gate, up, a.limit).mul(F16::splat(weight));
+                    hidden.store_part(out.get().add(at), part);
                 }
             }
         }
@@ -96,7 +100,7 @@ pub unsafe fn gate(a: &GateArgs) {
 }
 
 #[inline(always)]
-pub fn gated(gate: F8, up: F8, limit: f32) -> F8 {
-    let gate = gate.min(F8::splat(limit));
-    gate.mul(gate.sigmoid()).mul(up.min(F8::splat(limit)).max(F8::splat(-limit)))
+fn gated(gate: F16, up: F16, limit: f32) -> F16 {
+    let gate = gate.min(F16::splat(limit));
+    gate.mul(gate.sigmoid()).mul(up.min(F16::splat(limit)).max(F16::splat(-limit)))
 }

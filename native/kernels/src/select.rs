@@ -1,7 +1,10 @@
 //! Scores of blocks and the choice of the best; see `kernels/select.py`.
 
-use crate::keys::{Key, Keys, BF16, FP32, FP4};
-use crate::simd::F8;
+use crate::keys::{Keys, BF16, FP32};
+use crate::matrix::room;
+use crate::packing::store_bf16;
+use crate::panels::{lay_out, PANEL};
+use crate::simd::{F16, IS_WIDE};
 use crate::threads::{split, Shared};
 
 /// Inputs of one call; shapes as in the reference.
@@ -23,15 +26,30 @@ pub struct SelectArgs {
     /// Bytes from one row of the batch to the next.
     pub keys_stride: usize,
     pub threads: usize,
+    /// The model computes in bf16: queries are rounded to it where keys are.
+    pub narrow: bool,
 }
 
 unsafe impl Sync for SelectArgs {}
 
-/// Keys are turned to columns in stretches of so many, which then serve all queries of a run.
+/// Keys are laid out in panels in stretches of so many, which then serve all queries of a run; one
+/// query alone is done with a panel while it is still near.
 const STRETCH: usize = 512;
-const PANEL: usize = 16;
-/// With fewer query heads than this in a run, turning keys to columns costs more than it saves.
-const FEW: usize = 12;
+const SHORT: usize = 64;
+/// Queries that pass over a stretch together, so that few panels at a time are in use.
+const QUERIES: usize = 16;
+/// Heads and panels of a tile: its sums fill the registers.
+const HEADS: usize = 4;
+const PANELS: usize = if IS_WIDE { 4 } else { 1 };
+
+/// What a run needs beside its inputs, kept between calls.
+#[derive(Default)]
+pub struct Work {
+    queries: Vec<f32>,
+    panels: Vec<f32>,
+    rows: Vec<f32>,
+    scores: Vec<f32>,
+}
 
 /// Fills `picks` ([B, T, topk], -1 behind the last). Returns false if a score was no number.
 pub unsafe fn select(a: &SelectArgs) -> bool {
@@ -39,7 +57,7 @@ pub unsafe fn select(a: &SelectArgs) -> bool {
     let picks = Shared(a.picks);
     for row in 0..a.batch {
         split(a.tokens, a.threads, |begin, end| {
-            if !unsafe { select_run(a, row, begin, end, picks.get()) } {
+            if !unsafe { select_run(a, row, begin, end, picks.get(), &mut Work::default()) } {
                 sound.store(false, std::sync::atomic::Ordering::Relaxed);
             }
         });
@@ -47,39 +65,58 @@ pub unsafe fn select(a: &SelectArgs) -> bool {
     sound.into_inner()
 }
 
-unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: *mut i32) -> bool {
+/// As `select`, for queries begin..end of one row.
+pub unsafe fn select_run(
+    a: &SelectArgs,
+    row: usize,
+    begin: usize,
+    end: usize,
+    out: *mut i32,
+    work: &mut Work,
+) -> bool {
     let limit = |t: usize| *a.limits.add(row * a.limits_stride + t) as usize;
     let most = (begin..end).map(limit).max().unwrap_or(0);
     let keys = Keys { data: a.keys, kind: a.kind, width: a.width, rope: 0, page: a.page };
     let keys = keys.row(row, a.keys_stride);
+    let narrow = a.narrow && a.kind == BF16;
+    let steps = if narrow { a.width / 2 } else { a.width };
+    let mut q = a.q.add((row * a.tokens + begin) * a.heads * a.width);
+    if narrow {
+        let count = (end - begin) * a.heads;
+        let pairs = room(&mut work.queries, count * steps);
+        let wide = std::slice::from_raw_parts(q, count * a.width);
+        store_bf16(wide, pairs.as_mut_ptr() as *mut u8);
+        q = pairs.as_ptr();
+    }
     let mut best: Vec<Best> = (begin..end).map(|_| Best::new(a.topk)).collect();
-    let mut columns = vec![0.0f32; STRETCH * a.width];
-    let mut scores = vec![0.0f32; STRETCH];
-    let direct = (end - begin) * a.heads < FEW;
-    for base in (0..most).step_by(STRETCH) {
-        let count = STRETCH.min(most - base);
-        if !direct {
-            transpose(keys, base, count, a.width, &mut columns);
+    let stretch = if end - begin == 1 { SHORT } else { STRETCH };
+    let panels = room(&mut work.panels, stretch * steps).as_mut_ptr();
+    let scores = room(&mut work.scores, QUERIES * stretch);
+    for base in (0..most).step_by(stretch) {
+        let count = stretch.min(most - base);
+        for panel in 0..stretch.min(count.next_multiple_of(PANELS * PANEL)) / PANEL {
+            let first = base + panel * PANEL;
+            fill(keys, first, base + count, narrow, &mut work.rows, panels.add(panel * PANEL * steps));
         }
-        for t in begin..end {
-            let seen = limit(t).saturating_sub(base).min(count);
-            if seen == 0 {
-                continue;
+        for first in (begin..end).step_by(QUERIES) {
+            let run = first..end.min(first + QUERIES);
+            let seen = |t: usize| limit(t).saturating_sub(base).min(count);
+            for tile in (0..count).step_by(PANELS * PANEL) {
+                for t in run.clone().filter(|&t| seen(t) > tile) {
+                    let keys = panels.add(tile * steps);
+                    let q = q.add((t - begin) * a.heads * steps);
+                    let weights = a.weights.add((row * a.tokens + t) * a.heads);
+                    let out = scores[(t - first) * stretch + tile..].as_mut_ptr();
+                    if narrow {
+                        score::<true>(q, weights, keys, a.heads, steps, out);
+                    } else {
+                        score::<false>(q, weights, keys, a.heads, steps, out);
+                    }
+                }
             }
-            let at = row * a.tokens + t;
-            let q = a.q.add(at * a.heads * a.width);
-            let weights = a.weights.add(at * a.heads);
-            if direct {
-                let score = match a.kind {
-                    FP32 => score_rows::<FP32>,
-                    BF16 => score_rows::<BF16>,
-                    _ => score_rows::<FP4>,
-                };
-                score(q, weights, keys, base, seen, a.heads, a.width, &mut scores);
-            } else {
-                score_columns(q, weights, &columns, seen, a.heads, a.width, &mut scores);
+            for t in run {
+                best[t - begin].take(&scores[(t - first) * stretch..][..seen(t)], base);
             }
-            best[t - begin].take(&scores[..seen], base);
         }
     }
     let mut sound = true;
@@ -89,128 +126,78 @@ unsafe fn select_run(a: &SelectArgs, row: usize, begin: usize, end: usize, out: 
     sound
 }
 
-/// Panels of 16 keys, [count / 16, width, 16]; what is missing in the last panel is 0.
-unsafe fn transpose(keys: Keys, base: usize, count: usize, width: usize, columns: &mut [f32]) {
-    for panel in 0..count.div_ceil(PANEL) {
-        let target = &mut columns[panel * PANEL * width..][..PANEL * width];
-        for lane in 0..PANEL {
-            let row = panel * PANEL + lane;
-            let key = keys.at(base + row.min(count - 1));
-            for i in (0..width).step_by(8) {
-                let part = if row < count { key.load(i) } else { F8::zero() };
-                for (k, x) in part.to_array().into_iter().enumerate() {
-                    target[(i + k) * PANEL + lane] = x;
-                }
-            }
-        }
-    }
-}
-
-/// scores[i] = sum_h w_h relu(q_h . k_i) for the first `seen` keys (and rubbish up to the panel's
-/// end).
-unsafe fn score_columns(
-    q: *const f32,
-    weights: *const f32,
-    columns: &[f32],
-    seen: usize,
-    heads: usize,
-    width: usize,
-    scores: &mut [f32],
+/// One panel of keys from `first` on; behind the last it is filled with what is there.
+unsafe fn fill(
+    keys: Keys,
+    first: usize,
+    end: usize,
+    narrow: bool,
+    decoded: &mut Vec<f32>,
+    panel: *mut f32,
 ) {
-    for panel in 0..seen.div_ceil(PANEL) {
-        let keys = columns.as_ptr().add(panel * PANEL * width);
-        let mut sums = [F8::zero(); 2];
-        let mut h = 0;
-        while h + 4 <= heads {
-            panel_heads::<4>(q.add(h * width), weights.add(h), keys, width, &mut sums);
-            h += 4;
+    let width = keys.width;
+    let rows = room(decoded, PANEL * width).as_mut_ptr();
+    let as_it_lies = keys.kind == if narrow { BF16 } else { FP32 };
+    let rows = std::array::from_fn(|i| {
+        let key = keys.at((first + i).min(end - 1));
+        if as_it_lies {
+            return key.bytes() as *const f32;
         }
-        while h < heads {
-            panel_heads::<1>(q.add(h * width), weights.add(h), keys, width, &mut sums);
-            h += 1;
-        }
-        sums[0].store(scores.as_mut_ptr().add(panel * PANEL));
-        sums[1].store(scores.as_mut_ptr().add(panel * PANEL + 8));
-    }
+        let row = rows.add(i * width);
+        (0..width).step_by(8).for_each(|at| key.load(at).store(row.add(at)));
+        row as *const f32
+    });
+    lay_out(rows, if narrow { width / 2 } else { width }, panel);
 }
 
-#[inline(always)]
-unsafe fn panel_heads<const H: usize>(
+/// out[i] = sum_h w_h relu(q_h . k_i) for the keys of a tile's panels.
+unsafe fn score<const NARROW: bool>(
     q: *const f32,
     weights: *const f32,
     keys: *const f32,
-    width: usize,
-    sums: &mut [F8; 2],
+    heads: usize,
+    steps: usize,
+    out: *mut f32,
 ) {
-    let mut acc = [[F8::zero(); 2]; H];
-    for i in 0..width {
-        let k = [F8::load(keys.add(i * PANEL)), F8::load(keys.add(i * PANEL + 8))];
+    let mut sums = [F16::zero(); PANELS];
+    let mut h = 0;
+    while h + HEADS <= heads {
+        add_heads::<NARROW, HEADS>(q.add(h * steps), weights.add(h), keys, steps, &mut sums);
+        h += HEADS;
+    }
+    while h < heads {
+        add_heads::<NARROW, 1>(q.add(h * steps), weights.add(h), keys, steps, &mut sums);
+        h += 1;
+    }
+    for (p, sum) in sums.into_iter().enumerate() {
+        sum.store(out.add(p * PANEL));
+    }
+}
+
+#[inline(always)]
+unsafe fn add_heads<const NARROW: bool, const H: usize>(
+    q: *const f32,
+    weights: *const f32,
+    keys: *const f32,
+    steps: usize,
+    sums: &mut [F16; PANELS],
+) {
+    let mut acc = [[F16::zero(); PANELS]; H];
+    for i in 0..steps {
+        let k: [F16; PANELS] =
+            std::array::from_fn(|p| F16::load(keys.add((p * steps + i) * PANEL)));
         for (h, row) in acc.iter_mut().enumerate() {
-            let x = F8::splat(*q.add(h * width + i));
-            row[0] = row[0].fma(x, k[0]);
-            row[1] = row[1].fma(x, k[1]);
+            let x = F16::splat(*q.add(h * steps + i));
+            for (dot, k) in row.iter_mut().zip(k) {
+                *dot = if NARROW { dot.dot(x, k) } else { dot.fma(x, k) };
+            }
         }
     }
     // zero first: the larger of the two then is no number where the dot product is none
-    for (h, row) in acc.iter().enumerate() {
-        let weight = F8::splat(*weights.add(h));
-        sums[0] = sums[0].fma(weight, F8::zero().max(row[0]));
-        sums[1] = sums[1].fma(weight, F8::zero().max(row[1]));
-    }
-}
-
-/// The same from rows as they lie in the cache, for one or few queries.
-unsafe fn score_rows<const KIND: usize>(
-    q: *const f32,
-    weights: *const f32,
-    keys: Keys,
-    base: usize,
-    seen: usize,
-    heads: usize,
-    width: usize,
-    scores: &mut [f32],
-) {
-    let mut row = 0;
-    while row + 2 <= seen {
-        pair_heads::<2, KIND>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
-        row += 2;
-    }
-    if row < seen {
-        pair_heads::<1, KIND>(q, weights, keys, base + row, heads, width, &mut scores[row..]);
-    }
-}
-
-/// Scores of K keys, four heads at a time.
-#[inline(always)]
-unsafe fn pair_heads<const K: usize, const KIND: usize>(
-    q: *const f32,
-    weights: *const f32,
-    keys: Keys,
-    first: usize,
-    heads: usize,
-    width: usize,
-    scores: &mut [f32],
-) {
-    scores[..K].fill(0.0);
-    let pair: [Key; K] = std::array::from_fn(|j| keys.at(first + j));
-    for h in (0..heads).step_by(4) {
-        // heads beyond the last repeat it, and are not counted
-        let head = |i: usize| (h + i).min(heads - 1);
-        let mut acc = [[F8::zero(); 4]; K];
-        for at in (0..width).step_by(8) {
-            let k: [F8; K] = std::array::from_fn(|j| pair[j].load_of(KIND, at));
-            for i in 0..4 {
-                let x = F8::load(q.add(head(i) * width + at));
-                for j in 0..K {
-                    acc[j][i] = acc[j][i].fma(x, k[j]);
-                }
-            }
-        }
-        for (j, lanes) in acc.into_iter().enumerate() {
-            for (i, dot) in F8::sums(lanes).into_iter().enumerate().take(heads - h) {
-                let bright = if dot < 0.0 { 0.0 } else { dot };
-                scores[j] = (*weights.add(h + i)).mul_add(bright, scores[j]);
-            }
+    for (h, row) in acc.into_iter().enumerate() {
+        let weight = F16::splat(*weights.add(h));
+        for (sum, dot) in sums.iter_mut().zip(row) {
+            *sum = sum.fma(weight, F16::zero().max(dot));
         }
     }
 }
@@ -233,12 +220,12 @@ impl Best {
 
     /// Scores of blocks `base`, `base + 1`, ...
     pub fn take(&mut self, scores: &[f32], base: usize) {
-        let whole = scores.len() / 8 * 8;
-        for at in (0..whole).step_by(8) {
-            let lanes = unsafe { F8::load(scores.as_ptr().add(at)) };
+        let whole = scores.len() / 16 * 16;
+        for at in (0..whole).step_by(16) {
+            let lanes = unsafe { F16::load(scores.as_ptr().add(at)) };
             // before the bar stands, everything enters
             let mut enters =
-                if self.full { lanes.not_at_most(F8::splat(self.bar)) } else { 0xff };
+                if self.full { lanes.not_at_most(F16::splat(self.bar)) } else { 0xffff };
             while enters != 0 {
                 let lane = enters.trailing_zeros() as usize;
                 enters &= enters - 1;

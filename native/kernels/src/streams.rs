@@ -1,8 +1,9 @@
 //! Hyper-connections, a token at a time; see `kernels/streams.py`.
 
 use crate::rows::scale_of;
-use crate::simd::{dot, sigmoid, F8};
+use crate::simd::{dot, sigmoid, F16};
 use crate::threads::{split, Shared};
+use std::ops::Range;
 
 /// At most so many residual streams.
 pub const MOST: usize = 8;
@@ -31,40 +32,69 @@ pub struct MixArgs {
 
 unsafe impl Sync for MixArgs {}
 
+/// Tokens whose coefficients are computed together, one to a lane.
+const LANES: usize = 16;
+
 pub unsafe fn mix(a: &MixArgs) {
     let (input, post, comb) = (Shared(a.input), Shared(a.post), Shared(a.comb));
     split(a.tokens, a.threads, |begin, end| {
-        for t in begin..end {
-            unsafe { mix_token(a, t, input.get(), post.get(), comb.get()) };
+        for first in (begin..end).step_by(LANES) {
+            let tokens = first..end.min(first + LANES);
+            unsafe { mix_tokens(a, tokens, input.get(), post.get(), comb.get()) };
         }
     });
 }
 
-unsafe fn mix_token(a: &MixArgs, t: usize, input: *mut f32, post: *mut f32, comb: *mut f32) {
+unsafe fn mix_tokens(
+    a: &MixArgs,
+    tokens: Range<usize>,
+    input: *mut f32,
+    post: *mut f32,
+    comb: *mut f32,
+) {
     let (n, d) = (a.streams, a.width);
-    let x = a.x.add(t * n * d);
-    let scale = scale_of(x, n * d, a.norm_eps);
-    let mut m = [0.0f32; (2 + MOST) * MOST];
-    for (i, value) in m[..(2 + n) * n].iter_mut().enumerate() {
-        *value = scale
-            * if a.mixed.is_null() {
-                dot(x, a.function.add(i * n * d), n * d)
-            } else {
-                *a.mixed.add(t * (2 + n) * n + i)
-            };
+    let coefficients = (2 + n) * n;
+    let mut m = [[0.0f32; LANES]; (2 + MOST) * MOST];
+    for (lane, t) in tokens.clone().enumerate() {
+        let x = a.x.add(t * n * d);
+        let scale = scale_of(x, n * d, a.norm_eps);
+        for (i, lanes) in m[..coefficients].iter_mut().enumerate() {
+            lanes[lane] = scale
+                * if a.mixed.is_null() {
+                    dot(x, a.function.add(i * n * d), n * d)
+                } else {
+                    *a.mixed.add(t * coefficients + i)
+                };
+        }
     }
-    let mut pre = [0.0f32; MOST];
-    for j in 0..n {
-        pre[j] = sigmoid(m[j] * *a.scale + *a.base.add(j)) + a.hc_eps;
-        *post.add(t * n + j) = 2.0 * sigmoid(m[n + j] * *a.scale.add(1) + *a.base.add(n + j));
+    let logit = |i: usize| {
+        let scale = F16::splat(*a.scale.add((i / n).min(2)));
+        F16::splat(*a.base.add(i)).fma(F16::load(m[i].as_ptr()), scale)
+    };
+    let mut pre = [F16::zero(); MOST];
+    for (j, weight) in pre[..n].iter_mut().enumerate() {
+        *weight = logit(j).sigmoid().add(F16::splat(a.hc_eps));
+        let weight = logit(n + j).sigmoid().mul(F16::splat(2.0)).to_array();
+        for (lane, t) in tokens.clone().enumerate() {
+            *post.add(t * n + j) = weight[lane];
+        }
     }
-    let logits = &mut m[2 * n..(2 + n) * n];
-    for (i, value) in logits.iter_mut().enumerate() {
-        *value = *value * *a.scale.add(2) + *a.base.add(2 * n + i);
+    let mut square = [F16::zero(); MOST * MOST];
+    for (i, value) in square[..n * n].iter_mut().enumerate() {
+        *value = logit(2 * n + i);
     }
-    sinkhorn(logits, n, a.iterations, a.hc_eps);
-    std::ptr::copy_nonoverlapping(logits.as_ptr(), comb.add(t * n * n), n * n);
-    collapse(x, &pre, n, d, a.norm, a.norm_eps, input.add(t * d));
+    sinkhorn(&mut square[..n * n], n, a.iterations, a.hc_eps);
+    for (i, value) in square[..n * n].iter().enumerate() {
+        let value = value.to_array();
+        for (lane, t) in tokens.clone().enumerate() {
+            *comb.add(t * n * n + i) = value[lane];
+        }
+    }
+    let pre = pre.map(F16::to_array);
+    for (lane, t) in tokens.enumerate() {
+        let weights = std::array::from_fn(|j| pre[j][lane]);
+        collapse(a.x.add(t * n * d), &weights, n, d, a.norm, a.norm_eps, input.add(t * d));
+    }
 }
 
 /// Behind the last layer: `function` is [N, N d] and only `input` is written.
@@ -99,59 +129,66 @@ unsafe fn collapse(
     eps: f32,
     input: *mut f32,
 ) {
-    for i in (0..d).step_by(8) {
-        let mut sum = F8::zero();
+    for i in (0..d).step_by(16) {
+        let part = (d - i).min(16);
+        let mut sum = F16::zero();
         for (j, weight) in pre[..n].iter().enumerate() {
-            sum = sum.fma(F8::splat(*weight), F8::load(x.add(j * d + i)));
+            sum = sum.fma(F16::splat(*weight), F16::load_part(x.add(j * d + i), part));
         }
-        sum.store(input.add(i));
+        sum.store_part(input.add(i), part);
     }
-    let scale = F8::splat(scale_of(input, d, eps));
-    for i in (0..d).step_by(8) {
-        F8::load(input.add(i)).mul(scale).mul(F8::load(norm.add(i))).store(input.add(i));
+    let scale = F16::splat(scale_of(input, d, eps));
+    for i in (0..d).step_by(16) {
+        let part = (d - i).min(16);
+        let value = F16::load_part(input.add(i), part).mul(scale);
+        value.mul(F16::load_part(norm.add(i), part)).store_part(input.add(i), part);
     }
 }
 
 /// Softmax over k of [j, k], then sums over j and over k normalised in turn, ending on j.
-fn sinkhorn(comb: &mut [f32], n: usize, iterations: usize, eps: f32) {
+fn sinkhorn(comb: &mut [F16], n: usize, iterations: usize, eps: f32) {
+    let eps = F16::splat(eps);
     for row in comb.chunks_mut(n) {
-        let peak = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
-        for value in row.iter_mut() {
-            *value = (*value - peak).exp();
-            total += *value;
-        }
-        row.iter_mut().for_each(|value| *value = *value / total + eps);
+        let peak = row.iter().copied().reduce(F16::max).expect("there is a stream");
+        row.iter_mut().for_each(|value| *value = value.sub(peak).exp());
+        let total = row.iter().copied().reduce(F16::add).expect("there is a stream");
+        row.iter_mut().for_each(|value| *value = value.div(total).add(eps));
     }
     if n == 4 {
         return sinkhorn_4(comb, iterations, eps);
     }
+    let one = F16::splat(1.0);
     for iteration in 0..iterations {
         if iteration > 0 {
             for row in comb.chunks_mut(n) {
-                let share = 1.0 / (row.iter().sum::<f32>() + eps);
-                row.iter_mut().for_each(|value| *value *= share);
+                let total = row.iter().copied().reduce(F16::add).expect("there is a stream");
+                let share = one.div(total.add(eps));
+                row.iter_mut().for_each(|value| *value = value.mul(share));
             }
         }
         for k in 0..n {
-            let share = 1.0 / ((0..n).map(|j| comb[j * n + k]).sum::<f32>() + eps);
-            (0..n).for_each(|j| comb[j * n + k] *= share);
+            let total = (0..n).map(|j| comb[j * n + k]).reduce(F16::add);
+            let share = one.div(total.expect("there is a stream").add(eps));
+            (0..n).for_each(|j| comb[j * n + k] = comb[j * n + k].mul(share));
         }
     }
 }
 
-/// The released width, its loops unrolled: the sixteen numbers stay in registers.
-fn sinkhorn_4(comb: &mut [f32], iterations: usize, eps: f32) {
-    let mut c: [[f32; 4]; 4] = std::array::from_fn(|j| std::array::from_fn(|k| comb[j * 4 + k]));
+/// The released width, its loops unrolled: the sixteen vectors stay in registers.
+fn sinkhorn_4(comb: &mut [F16], iterations: usize, eps: F16) {
+    let one = F16::splat(1.0);
+    let mut c: [[F16; 4]; 4] = std::array::from_fn(|j| std::array::from_fn(|k| comb[j * 4 + k]));
+    let share = |a: F16, b: F16, c: F16, d: F16| one.div(a.add(b).add(c.add(d)).add(eps));
     for iteration in 0..iterations {
         if iteration > 0 {
-            let shares: [f32; 4] =
-                std::array::from_fn(|j| 1.0 / ((c[j][0] + c[j][1]) + (c[j][2] + c[j][3]) + eps));
-            c = std::array::from_fn(|j| std::array::from_fn(|k| c[j][k] * shares[j]));
+            c = c.map(|row| {
+                let share = share(row[0], row[1], row[2], row[3]);
+                row.map(|value| value.mul(share))
+            });
         }
-        let shares: [f32; 4] =
-            std::array::from_fn(|k| 1.0 / ((c[0][k] + c[1][k]) + (c[2][k] + c[3][k]) + eps));
-        c = std::array::from_fn(|j| std::array::from_fn(|k| c[j][k] * shares[k]));
+        let shares: [F16; 4] =
+            std::array::from_fn(|k| share(c[0][k], c[1][k], c[2][k], c[3][k]));
+        c = c.map(|row| std::array::from_fn(|k| row[k].mul(shares[k])));
     }
     for (i, value) in comb.iter_mut().enumerate() {
         *value = c[i / 4][i % 4];
@@ -186,18 +223,19 @@ pub unsafe fn expand(a: &ExpandArgs) {
 unsafe fn expand_token(a: &ExpandArgs, t: usize, out: *mut f32) {
     let (n, d) = (a.streams, a.width);
     let x = a.x.add(t * n * d);
-    for i in (0..d).step_by(8) {
-        let y = F8::load(a.y.add(t * d + i));
-        let mut streams = [F8::zero(); MOST];
+    for i in (0..d).step_by(16) {
+        let part = (d - i).min(16);
+        let y = F16::load_part(a.y.add(t * d + i), part);
+        let mut streams = [F16::zero(); MOST];
         for (j, stream) in streams[..n].iter_mut().enumerate() {
-            *stream = F8::load(x.add(j * d + i));
+            *stream = F16::load_part(x.add(j * d + i), part);
         }
         for k in 0..n {
-            let mut sum = F8::splat(*a.post.add(t * n + k)).mul(y);
+            let mut sum = F16::splat(*a.post.add(t * n + k)).mul(y);
             for (j, stream) in streams[..n].iter().enumerate() {
-                sum = sum.fma(F8::splat(*a.comb.add((t * n + j) * n + k)), *stream);
+                sum = sum.fma(F16::splat(*a.comb.add((t * n + j) * n + k)), *stream);
             }
-            sum.store(out.add((t * n + k) * d + i));
+            sum.store_part(out.add((t * n + k) * d + i), part);
         }
     }
 }

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from baleen.errors import BaleenError
 from baleen.kernels.backend import Backend, preferred
+from baleen.kernels.isa import Isa, current, path_of
 from baleen.kernels.kind import Kind
 
-LIBRARY = Path(__file__).parent / "lib" / "libbaleen_kernels.so"
-INTERFACE = 6
+INTERFACE = 7
 KINDS = {Kind.FP32: 0, Kind.BF16: 1, Kind.FP8: 2, Kind.FP4: 3}
 """Numbers of the forms of cached entries."""
 VECTOR = 8
 """Widths are multiples of so many numbers, else torch computes."""
 
 
-def _fields(pointers: str, sizes: str, numbers: str = "") -> list[tuple[str, type]]:
+def _fields(
+    pointers: str, sizes: str, numbers: str = "", switches: str = ""
+) -> list[tuple[str, type]]:
     return [
         *((name, ctypes.c_void_p) for name in pointers.split()),
         *((name, ctypes.c_size_t) for name in sizes.split()),
         *((name, ctypes.c_float) for name in numbers.split()),
+        *((name, ctypes.c_bool) for name in switches.split()),
     ]
 
 
@@ -37,7 +39,7 @@ class AttendArgs(ctypes.Structure):
     _fields_ = _fields(
         "q sinks ring kv starts blocks limits picks out",
         "batch tokens heads width window topk kind rope page starts_stride limits_stride"
-        " ring_stride blocks_stride threads",
+        " ring_stride blocks_stride threads kv_kind",
     )
 
 
@@ -45,6 +47,7 @@ class SelectArgs(ctypes.Structure):
     _fields_ = _fields(
         "q weights keys limits picks",
         "batch tokens heads width topk kind page limits_stride keys_stride threads",
+        switches="narrow",
     )
 
 
@@ -146,8 +149,9 @@ class StepArgs(ctypes.Structure):
             "out tokens",
             "count position num_layers width streams iterations heads head_width rope q_rank"
             " groups group_rank window index_heads index_width topk experts experts_per_token"
-            " expert_width shared_width kind",
+            " expert_width shared_width kind threads",
             "hc_eps norm_eps limit scaling",
+            "narrow",
         ),
     )
 
@@ -169,19 +173,24 @@ CHECKED = {"select", "step"}
 """Operations that answer whether all scores were numbers."""
 
 
-@functools.cache
 def library() -> ctypes.CDLL | None:
-    """The library, or None where it was not built or the processor is too old for it.
+    """The library, or None where it was not built.
 
     Raises:
         BaleenError: the file is there and belongs to another version.
+        ConfigError: `BALEEN_KERNELS_ISA` names a form that is not built or that cannot run here.
     """
-    if not LIBRARY.exists() or torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        return None
-    loaded = ctypes.CDLL(str(LIBRARY))
+    form = current()
+    return None if form is None else _loaded(form)
+
+
+@functools.cache
+def _loaded(form: Isa) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(path_of(form)))
     if loaded.baleen_interface() != INTERFACE:
         raise BaleenError(
-            f"{LIBRARY} has interface {loaded.baleen_interface()}, this version needs {INTERFACE}",
+            f"{path_of(form)} has interface {loaded.baleen_interface()}, "
+            f"this version needs {INTERFACE}",
             remedy="build it again with `python native/hatch_build.py`",
         )
     for name, arguments in OPERATIONS.items():

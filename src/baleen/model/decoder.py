@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 _version_of = attrgetter("_version")
 
-MOST_TOKENS = 16
-"""To a call. More go layer by layer: there a library's matrix products serve them better."""
-
 
 class Decoder:
     """Holds the addresses of a model's weights between steps, and checks them at each.
@@ -84,7 +81,7 @@ class Decoder:
             NumericsError: a score is NaN.
         """
         count = ids_BT.shape[1]
-        if len(ids_BT) > 1 or count > MOST_TOKENS:
+        if len(ids_BT) > 1:
             return None
         if torch.is_grad_enabled() or preferred() is not Backend.NATIVE:
             return None
@@ -99,6 +96,7 @@ class Decoder:
         args.kind = KINDS[state.layers[0].window.layout.kind]
         ids_BT = ids_BT.contiguous()
         args.tokens, args.count, args.position = ids_BT.data_ptr(), count, position
+        args.threads = torch.get_num_threads()
         out = torch.empty(1, count, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
         if streams_BTNd is not None:
@@ -167,6 +165,7 @@ class Decoder:
         args.expert_width = config.moe_intermediate_size
         args.shared_width = config.moe_intermediate_size * config.n_shared_experts
         args.scaling = config.routed_scaling_factor
+        args.narrow = model.embed.weight.dtype == torch.bfloat16
 
     def _untouched(self, model: Transformer) -> bool:
         """Whether no layer has been told to attend otherwise, as ablations do."""
