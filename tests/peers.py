@@ -25,6 +25,7 @@ NPM_CLIENTS = ("@openai/codex@0.169.0", "opencode-ai@1.18.33")
 PROGRAMS = {
     "fsck.erofs": "erofs-utils",
     "chromium": "chromium",
+    "openssl": "openssl",
     "cmake": "cmake",
     "g++": "g++",
     "ninja": "ninja-build",
