@@ -129,9 +129,9 @@ class Gateway:
         self.admit()
         context_tokens = (await self.capabilities()).context_tokens
         if ask.trace is None:
-            return self.preparer.prepare(ask, context_tokens)
+            return await self.preparer.prepare(ask, context_tokens)
         with ask.trace.encoding():
-            prepared = self.preparer.prepare(ask, context_tokens)
+            prepared = await self.preparer.prepare(ask, context_tokens)
         ask.trace.encoded(prepared)
         return prepared
 

@@ -196,12 +196,16 @@ class HttpServer:
         if (request.content_length or 0) > config.max_body_bytes:
             raise _too_large(config.max_body_bytes)
         data = bytearray()
+        if request.headers.get("expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(config.body_timeout_s):
                 async for chunk in request.content.iter_any():
                     data += chunk
                     if len(data) > config.max_body_bytes:
                         raise _too_large(config.max_body_bytes)
+        except web.RequestPayloadError as error:
+            raise BadRequestError(f"the body cannot be read: {error.args[-1]}") from error
         except TimeoutError as error:
             raise SlowClientError(
                 f"the body did not arrive within {config.body_timeout_s:g} s"
