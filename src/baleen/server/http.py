@@ -134,7 +134,8 @@ class HttpServer:
                     f"there is nothing at {request.path}",
                     remedy=f"there are {', '.join(sorted(self._routes))}",
                 )
-            if request.method != route.method:
+            is_head = request.method == "HEAD" and route.method == "GET"
+            if request.method != route.method and not is_head:
                 raise WrongMethodError(f"{request.path} takes {route.method}")
             scope = self._authorize(request)
             body = await self._body(request) if route.method == "POST" else {}

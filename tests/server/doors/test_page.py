@@ -45,6 +45,9 @@ async def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(serve: Ser
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "http://" not in response.text
     assert "https://" not in response.text
+    head = await served.http.head("/")
+    assert (head.status_code, head.content) == (200, b"")
+    assert (await served.http.head("/v1/messages")).status_code == 405
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
