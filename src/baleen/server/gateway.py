@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import baleen
 from baleen.protocol.replay import ReplayStore
 from baleen.server.answers.answer import Answer
 from baleen.server.base import Capabilities, Upstream
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from baleen.server.doors.completion_run import CompletionRun
+    from baleen.server.observing.exchanges import ExchangeLog
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +72,23 @@ class Gateway:
             TokenLog(folder / "tokens") if folder is not None and config.log_tokens else None
         )
         self.preparer = Preparer(config, tokenizer, self.store, self.conversations, self.telemetry)
+        self.exchanges = self._open_exchanges()
         self._capabilities: Capabilities | None = None
         self._log_failed = False
+
+    def _open_exchanges(self) -> ExchangeLog | None:
+        config = self.config
+        if config.trace_dir is None:
+            return None
+        from baleen.server.observing.exchanges import ExchangeLog
+
+        about = {
+            "model": config.model_name,
+            "revision": config.revision,
+            "flavor": config.flavor,
+            "version": baleen.__version__,
+        }
+        return ExchangeLog(config.trace_dir, about)
 
     async def capabilities(self) -> Capabilities:
         """What the upstream can do; asked once.
@@ -99,6 +116,8 @@ class Gateway:
         await self.upstream.close()
         if self.token_log is not None:
             self.token_log.close()
+        if self.exchanges is not None:
+            self.exchanges.close()
         self.responses.close()
         self.store.close()
 
@@ -147,9 +166,15 @@ class Gateway:
         Raises:
             KeyConflictError: the idempotency key belongs to another request, or is being answered.
         """
+        record = self._open_token_record(answer)
+        self.running.add(answer)
+        if self.exchanges is not None:
+            answer.intent = self.exchanges.asked(answer)
+        return record
+
+    def _open_token_record(self, answer: Answer) -> Recorded | None:
         log = self.token_log
         if log is None:
-            self.running.add(answer)
             return None
         prepared = answer.prepared
         ask = prepared.ask
@@ -162,7 +187,6 @@ class Gateway:
                 " or is being answered",
                 remedy="use one key per request",
             )
-        self.running.add(answer)
         if known is not None:
             self._count_resumed(answer, known)
             if known.end is None:
@@ -198,6 +222,8 @@ class Gateway:
     def close_record(self, answer: Answer, record: Recorded | None, *, is_whole: bool) -> None:
         """An answer has ended: with its last token, or where it broke off."""
         self.running.discard(answer)
+        if self.exchanges is not None and not is_whole:
+            self.exchanges.answered(answer, answer.intent, is_whole=False)
         log = self.token_log
         if log is None or record is None or record.end is not None:
             return
@@ -224,6 +250,9 @@ class Gateway:
         """Keep a whole turn for the requests that follow it, and count it."""
         prepared, turn = answer.prepared, answer.turn
         self._count(answer)
+        traced = -1
+        if self.exchanges is not None:
+            traced = self.exchanges.answered(answer, answer.intent, is_whole=True)
         if answer.stop_string is not None:
             return  # the tokens go beyond what the client has seen
         try:
@@ -240,6 +269,7 @@ class Gateway:
                 len(prepared.ids),
                 turn,
                 prepared.before,
+                traced,
             )
 
     def _count(self, answer: Answer) -> None:

@@ -75,6 +75,8 @@ class Answer:
         self.closed_by: str | None = None
         """What closed the reasoning, if not the model: budget or loop."""
         self.turn = Turn()
+        self.intent = -1
+        """Number of its request's record in the trace, if there is one."""
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self.started_at = monotonic()
