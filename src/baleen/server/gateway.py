@@ -195,7 +195,7 @@ class Gateway:
         try:
             return log.begin(about(key, digest, len(prepared.ids), ask.place, named=bool(ask.key)))
         except OSError as error:
-            self._note_store_error(error)
+            self.note_store_error(error)
             return None
 
     def _count_resumed(self, answer: Answer, known: Recorded) -> None:
@@ -209,7 +209,7 @@ class Gateway:
             try:
                 self.token_log.append(record, ids, logprobs)
             except OSError as error:
-                self._note_store_error(error)
+                self.note_store_error(error)
 
     def cut_tokens(self, record: Recorded, num_tokens: int) -> None:
         """Take written tokens back."""
@@ -217,7 +217,7 @@ class Gateway:
             try:
                 self.token_log.cut(record, num_tokens)
             except OSError as error:
-                self._note_store_error(error)
+                self.note_store_error(error)
 
     def close_record(self, answer: Answer, record: Recorded | None, *, is_whole: bool) -> None:
         """An answer has ended: with its last token, or where it broke off."""
@@ -236,9 +236,10 @@ class Gateway:
             else:
                 log.forget(record)
         except OSError as error:
-            self._note_store_error(error)
+            self.note_store_error(error)
 
-    def _note_store_error(self, error: Exception) -> None:
+    def note_store_error(self, error: Exception) -> None:
+        """Count what could not be written down, and say it once."""
         self.telemetry.store_errors.add()
         if not self._log_failed:
             self._log_failed = True
@@ -260,7 +261,7 @@ class Gateway:
                 prepared.prompt, answer.sampled, turn, self.tokenizer, prepared.ask.scope
             )
         except sqlite3.Error as error:
-            self._note_store_error(error)
+            self.note_store_error(error)
         if prepared.prompt.start is None and not turn.incomplete_calls:
             self.conversations.remember(
                 prepared.ask,
