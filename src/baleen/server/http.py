@@ -39,6 +39,7 @@ from baleen.server.wire.sse import KeepAlive
 _log = logging.getLogger(__name__)
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/metrics"})
 """Paths that need no key: they show numbers, never what was said."""
+_CLIENT_LEFT: Final = 499
 
 Handle = Callable[[Call], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[int, dict[str, Any]], dict[str, Any]]
@@ -144,7 +145,9 @@ class HttpServer:
             if trace is not None:
                 trace.failed(error)
             return self._refuse(request, route, error)
-        except (ConnectionError, web.HTTPException):
+        except ConnectionError:  # the client has left, and is told nothing any more
+            return web.Response(status=_CLIENT_LEFT)
+        except web.HTTPException:
             raise
         except Exception:
             _log.exception("%s failed", request.path)
