@@ -142,9 +142,9 @@ async def trajectory(num_turns: int) -> tuple[list[dict[str, Any]], list[dict[st
         gateway = Gateway(GatewayConfig(state_dir=Path(state), effort="low"), tokenizer, upstream)
         prepare = gateway.preparer.prepare
 
-        def timed(*given: Any) -> Any:
+        async def timed(*given: Any) -> Any:
             started = time.process_time()
-            found = prepare(*given)
+            found = await prepare(*given)
             prepared.append(time.process_time() - started)
             return found
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HELPERS = {"parts.py", "results.py", "run_all.py"}
+HELPERS = {"gateway_engine.py", "gateway_relay.py", "parts.py", "results.py", "run_all.py"}
 
 
 def main() -> int:

@@ -21,10 +21,16 @@ CLIENTS = FOLDER / "clients"
 LLAMA_SERVER = FOLDER / "llama.cpp/build/bin/llama-server"
 OURS = ("click", "httpx", "msgpack", "platformdirs", "rich", "zstandard")
 TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout")
-NPM_CLIENTS = ("@openai/codex@0.169.0", "opencode-ai@1.18.33")
+NPM_CLIENTS = {
+    "codex": "@openai/codex@0.169.0",
+    "opencode": "opencode-ai@1.18.33",
+    "claude": "@anthropic-ai/claude-code@2.1.197",
+}
+"""By the name of their command."""
 PROGRAMS = {
     "fsck.erofs": "erofs-utils",
     "chromium": "chromium",
+    "openssl": "openssl",
     "cmake": "cmake",
     "g++": "g++",
     "ninja": "ninja-build",
@@ -99,7 +105,7 @@ def build_npm_clients() -> None:
     """Installs the coding agents that come from npm."""
     CLIENTS.mkdir(parents=True, exist_ok=True)
     npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", CLIENTS]
-    subprocess.run([*npm, *NPM_CLIENTS], check=True)
+    subprocess.run([*npm, *NPM_CLIENTS.values()], check=True)
 
 
 def build_llama_server() -> None:
@@ -134,8 +140,9 @@ def main() -> None:
             attempt(wanted, lambda name=wanted: build(name))  # type: ignore[misc]
     if len(sys.argv) > 1:
         return
-    if not (CLIENTS / "node_modules/.bin/codex").exists() and shutil.which("npm"):
-        attempt("codex, opencode", build_npm_clients)
+    commands = CLIENTS / "node_modules/.bin"
+    if shutil.which("npm") and not all((commands / name).exists() for name in NPM_CLIENTS):
+        attempt(", ".join(NPM_CLIENTS), build_npm_clients)
     if os.geteuid() == 0 and shutil.which("apt-get"):
         attempt(", ".join(PROGRAMS.values()), install_programs)
     if not LLAMA_SERVER.exists():

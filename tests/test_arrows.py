@@ -20,7 +20,7 @@ ALLOWED = {
     "engine": {"model", "cache", "assets", "protocol"},
     "agent": {"engine", "protocol", "sandbox", "assets"},
     "rl": {"agent", "engine", "model", "cache", "kernels", "protocol", "sandbox", "assets"},
-    "server": {"engine", "protocol", "assets"},
+    "server": {"engine", "protocol", "assets", "sandbox"},
     "cli": {"server", "agent", "rl", "engine", "model", "protocol", "sandbox", "assets", "cache"},
 }
 """Which of our packages a package may import, besides itself and `baleen.errors`."""

@@ -141,11 +141,14 @@ def test_a_public_address_without_keys_is_warned_of(tmp_path: Path) -> None:
 
 def test_flags_reach_the_gateway(tmp_path: Path) -> None:
     options = ["--max-model-len", "300", "--reasoning-fields", "both", "--strict-api"]
+    options += ["--trace", str(tmp_path / "trace")]
     with serving(tmp_path, *options) as (_, http):
         (card,) = http.get("/v1/models").json()["data"]
         assert card["max_model_len"] == 300
         message = http.post("/v1/chat/completions", json=QUESTION).json()["choices"][0]["message"]
         assert message["reasoning"] == message["reasoning_content"]
+        (trace,) = (tmp_path / "trace").glob("*.log")
+        assert trace.stat().st_size > 200
         long = [{"role": "user", "content": "word " * 300}]
         refused = http.post("/v1/chat/completions", json={"messages": long}).json()
         assert "maximum context length is 300 tokens" in refused["error"]["message"]

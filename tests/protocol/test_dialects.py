@@ -213,3 +213,16 @@ def test_tools_that_run_elsewhere_are_refused() -> None:
         anthropic.to_chat({"messages": [user("q")], "tools": tools})
     with pytest.raises(ToolSchemaError, match="custom"):
         responses.to_chat({"input": "q", "tools": [{"type": "custom", "name": "c"}]})
+
+
+@pytest.mark.parametrize("kind", ["auto", "any"])
+def test_one_call_at_a_time_is_asked_for_in_all_dialects(kind: str) -> None:
+    tools = [{"name": "f", "input_schema": {"type": "object"}}]
+    choice = {"type": kind, "disable_parallel_tool_use": True}
+    chat = anthropic.to_chat({"messages": [user("q")], "tools": tools, "tool_choice": choice})
+    assert chat["parallel_tool_calls"] is False
+    assert anthropic.from_chat(chat)["tool_choice"] == choice
+    assert responses.from_chat(chat)["parallel_tool_calls"] is False
+    chat = anthropic.to_chat({"messages": [user("q")], "tools": tools})
+    assert "parallel_tool_calls" not in chat
+    assert "tool_choice" not in anthropic.from_chat(chat)

@@ -40,6 +40,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 )
 @click.option("--revision", type=click.Choice(REVISIONS), help="Of the prompt.")
 @click.option("--state", metavar="DIR", help="Where turns and tokens are kept.")
+@click.option("--trace", metavar="DIR", help="Write every exchange down there, in tokens.")
 @click.option("--no-state", is_flag=True, help="Keep nothing beyond this process.")
 @click.option("--max-running", type=click.IntRange(1), help="Answers at once.  [default: 1024]")
 @click.option(
@@ -131,6 +132,7 @@ def _config(model: str, options: dict[str, Any]) -> Any:
         "recovers": options["recovery"],
         "uses_grammar": options["grammar"],
         "max_model_len": options["max_model_len"],
+        "trace_dir": Path(options["trace"]) if options["trace"] else None,
         "emits_reasoning_twice": options["reasoning_fields"] == "both",
         "rejects_missing_reasoning": options["strict_api"],
         "refuses_forced_thinking": options["strict_api"],

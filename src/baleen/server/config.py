@@ -57,5 +57,7 @@ class GatewayConfig:
     """Where turns and tokens are kept; None keeps turns in memory and no token log."""
     replay_bytes: int = 1 << 30
     """Bound on the store of exact turns."""
+    trace_dir: Path | None = None
+    """Where every exchange is written down, in tokens; None writes nothing."""
     log_tokens: bool = True
     """Write every token down as it arrives, if there is a state folder."""

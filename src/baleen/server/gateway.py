@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import baleen
 from baleen.protocol.replay import ReplayStore
 from baleen.server.answers.answer import Answer
 from baleen.server.base import Capabilities, Upstream
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
     from baleen.server.doors.completion_run import CompletionRun
+    from baleen.server.observing.exchanges import ExchangeLog
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +72,23 @@ class Gateway:
             TokenLog(folder / "tokens") if folder is not None and config.log_tokens else None
         )
         self.preparer = Preparer(config, tokenizer, self.store, self.conversations, self.telemetry)
+        self.exchanges = self._open_exchanges()
         self._capabilities: Capabilities | None = None
         self._log_failed = False
+
+    def _open_exchanges(self) -> ExchangeLog | None:
+        config = self.config
+        if config.trace_dir is None:
+            return None
+        from baleen.server.observing.exchanges import ExchangeLog
+
+        about = {
+            "model": config.model_name,
+            "revision": config.revision,
+            "flavor": config.flavor,
+            "version": baleen.__version__,
+        }
+        return ExchangeLog(config.trace_dir, about)
 
     async def capabilities(self) -> Capabilities:
         """What the upstream can do; asked once.
@@ -99,6 +116,8 @@ class Gateway:
         await self.upstream.close()
         if self.token_log is not None:
             self.token_log.close()
+        if self.exchanges is not None:
+            self.exchanges.close()
         self.responses.close()
         self.store.close()
 
@@ -129,9 +148,9 @@ class Gateway:
         self.admit()
         context_tokens = (await self.capabilities()).context_tokens
         if ask.trace is None:
-            return self.preparer.prepare(ask, context_tokens)
+            return await self.preparer.prepare(ask, context_tokens)
         with ask.trace.encoding():
-            prepared = self.preparer.prepare(ask, context_tokens)
+            prepared = await self.preparer.prepare(ask, context_tokens)
         ask.trace.encoded(prepared)
         return prepared
 
@@ -147,9 +166,15 @@ class Gateway:
         Raises:
             KeyConflictError: the idempotency key belongs to another request, or is being answered.
         """
+        record = self._open_token_record(answer)
+        self.running.add(answer)
+        if self.exchanges is not None:
+            answer.intent = self.exchanges.asked(answer)
+        return record
+
+    def _open_token_record(self, answer: Answer) -> Recorded | None:
         log = self.token_log
         if log is None:
-            self.running.add(answer)
             return None
         prepared = answer.prepared
         ask = prepared.ask
@@ -162,7 +187,6 @@ class Gateway:
                 " or is being answered",
                 remedy="use one key per request",
             )
-        self.running.add(answer)
         if known is not None:
             self._count_resumed(answer, known)
             if known.end is None:
@@ -171,7 +195,7 @@ class Gateway:
         try:
             return log.begin(about(key, digest, len(prepared.ids), ask.place, named=bool(ask.key)))
         except OSError as error:
-            self._note_store_error(error)
+            self.note_store_error(error)
             return None
 
     def _count_resumed(self, answer: Answer, known: Recorded) -> None:
@@ -185,7 +209,7 @@ class Gateway:
             try:
                 self.token_log.append(record, ids, logprobs)
             except OSError as error:
-                self._note_store_error(error)
+                self.note_store_error(error)
 
     def cut_tokens(self, record: Recorded, num_tokens: int) -> None:
         """Take written tokens back."""
@@ -193,11 +217,13 @@ class Gateway:
             try:
                 self.token_log.cut(record, num_tokens)
             except OSError as error:
-                self._note_store_error(error)
+                self.note_store_error(error)
 
     def close_record(self, answer: Answer, record: Recorded | None, *, is_whole: bool) -> None:
         """An answer has ended: with its last token, or where it broke off."""
         self.running.discard(answer)
+        if self.exchanges is not None and not is_whole:
+            self.exchanges.answered(answer, answer.intent, is_whole=False)
         log = self.token_log
         if log is None or record is None or record.end is not None:
             return
@@ -210,9 +236,10 @@ class Gateway:
             else:
                 log.forget(record)
         except OSError as error:
-            self._note_store_error(error)
+            self.note_store_error(error)
 
-    def _note_store_error(self, error: Exception) -> None:
+    def note_store_error(self, error: Exception) -> None:
+        """Count what could not be written down, and say it once."""
         self.telemetry.store_errors.add()
         if not self._log_failed:
             self._log_failed = True
@@ -224,6 +251,9 @@ class Gateway:
         """Keep a whole turn for the requests that follow it, and count it."""
         prepared, turn = answer.prepared, answer.turn
         self._count(answer)
+        traced = -1
+        if self.exchanges is not None:
+            traced = self.exchanges.answered(answer, answer.intent, is_whole=True)
         if answer.stop_string is not None:
             return  # the tokens go beyond what the client has seen
         try:
@@ -231,7 +261,7 @@ class Gateway:
                 prepared.prompt, answer.sampled, turn, self.tokenizer, prepared.ask.scope
             )
         except sqlite3.Error as error:
-            self._note_store_error(error)
+            self.note_store_error(error)
         if prepared.prompt.start is None and not turn.incomplete_calls:
             self.conversations.remember(
                 prepared.ask,
@@ -240,6 +270,7 @@ class Gateway:
                 len(prepared.ids),
                 turn,
                 prepared.before,
+                traced,
             )
 
     def _count(self, answer: Answer) -> None:

@@ -39,6 +39,7 @@ from baleen.server.wire.sse import KeepAlive
 _log = logging.getLogger(__name__)
 _OPEN_PATHS: Final = frozenset({"/", "/health", "/metrics"})
 """Paths that need no key: they show numbers, never what was said."""
+_CLIENT_LEFT: Final = 499
 
 Handle = Callable[[Call], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[int, dict[str, Any]], dict[str, Any]]
@@ -134,7 +135,8 @@ class HttpServer:
                     f"there is nothing at {request.path}",
                     remedy=f"there are {', '.join(sorted(self._routes))}",
                 )
-            if request.method != route.method:
+            is_head = request.method == "HEAD" and route.method == "GET"
+            if request.method != route.method and not is_head:
                 raise WrongMethodError(f"{request.path} takes {route.method}")
             scope = self._authorize(request)
             body = await self._body(request) if route.method == "POST" else {}
@@ -143,7 +145,9 @@ class HttpServer:
             if trace is not None:
                 trace.failed(error)
             return self._refuse(request, route, error)
-        except (ConnectionError, web.HTTPException):
+        except ConnectionError:  # the client has left, and is told nothing any more
+            return web.Response(status=_CLIENT_LEFT)
+        except web.HTTPException:
             raise
         except Exception:
             _log.exception("%s failed", request.path)
@@ -196,12 +200,16 @@ class HttpServer:
         if (request.content_length or 0) > config.max_body_bytes:
             raise _too_large(config.max_body_bytes)
         data = bytearray()
+        if request.headers.get("expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             async with asyncio.timeout(config.body_timeout_s):
                 async for chunk in request.content.iter_any():
                     data += chunk
                     if len(data) > config.max_body_bytes:
                         raise _too_large(config.max_body_bytes)
+        except web.RequestPayloadError as error:
+            raise BadRequestError(f"the body cannot be read: {error.args[-1]}") from error
         except TimeoutError as error:
             raise SlowClientError(
                 f"the body did not arrive within {config.body_timeout_s:g} s"

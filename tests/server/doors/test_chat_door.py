@@ -51,13 +51,20 @@ async def test_a_stream_says_what_the_whole_answer_says(serve: Serve) -> None:
     assert streamed[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+NO_USAGE = {"stream_options": {"include_usage": False}}
+
+
 async def test_usage_comes_on_a_chunk_of_its_own_when_asked_for(serve: Serve) -> None:
     served = await serve("a</think>b")
     body = {"messages": ASKED, "stream": True, "stream_options": {"include_usage": True}}
     streamed = chunks((await served.post("/v1/chat/completions", body)).text)
     assert streamed[-1]["choices"] == []
-    assert streamed[-1]["usage"] == streamed[-2]["usage"]
-    assert all(chunk["usage"] is None for chunk in streamed[:-2])
+    assert streamed[-1]["usage"]["completion_tokens"] == 4
+    assert all(chunk["usage"] is None for chunk in streamed[:-1]), "clients add them up"
+    without = chunks((await served.post("/v1/chat/completions", {**body, **NO_USAGE})).text)
+    assert without[-1]["choices"][0]["finish_reason"] == "stop"
+    assert without[-1]["usage"]["completion_tokens"] == 4
+    assert all("usage" not in chunk for chunk in without[:-1])
 
 
 async def test_max_tokens_ends_a_call_as_length_and_keeps_it_out_of_tool_calls(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from baleen.server.upstreams.scripted import Line
+
 from ..conftest import Serve
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -43,6 +45,9 @@ async def test_the_page_is_one_file_that_loads_nothing_from_elsewhere(serve: Ser
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "http://" not in response.text
     assert "https://" not in response.text
+    head = await served.http.head("/")
+    assert (head.status_code, head.content) == (200, b"")
+    assert (await served.http.head("/v1/messages")).status_code == 405
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
@@ -52,3 +57,24 @@ async def test_the_page_talks_and_shows_numbers(serve: Serve, tmp_path: Path) ->
     for text in ("Hi there", "A greeting.", "Hello from the model", "stop · ", "scripted"):
         assert text in dom, text
     assert "<td>tokens sampled</td>" in dom
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
+async def test_a_key_is_asked_for_where_one_is_needed(serve: Serve, tmp_path: Path) -> None:
+    served = await serve("A greeting.</think>Hello from the model", api_keys=("secret",))
+    refused = await dom_of(f"{served.url}/?ask=Hi", tmp_path)
+    assert "Authentication Fails" in refused
+    assert '<form id="enter">' in refused
+    let_in = await dom_of(f"{served.url}/?ask=Hi#key=secret", tmp_path)
+    assert '<form id="enter" hidden="">' in let_in
+    assert "Hello from the model" in let_in
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no chromium")
+async def test_an_answer_that_breaks_off_is_said_to(serve: Serve, tmp_path: Path) -> None:
+    served = await serve(lambda _: Line("a b c d e f", breaks_after=3), upstream_retries=0)
+    dom = await dom_of(f"{served.url}/?ask=Hi", tmp_path)
+    assert "the script broke off" in dom
+    assert "<td>refused</td><td>0</td>" in dom
+    empty = await dom_of(served.url, tmp_path)
+    assert 'data-empty="Ask the model something.' in empty

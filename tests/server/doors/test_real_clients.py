@@ -21,9 +21,10 @@ from ..conftest import Serve, Served
 
 CODEX = CLIENTS / "node_modules/.bin/codex"
 OPENCODE = CLIENTS / "node_modules/opencode-linux-x64/bin/opencode"
+CLAUDE = CLIENTS / "node_modules/.bin/claude"
 PYTHON = FOLDER / "litellm/bin/python"
 PRINTED = "from-the-tool-42"
-SHELLS = ("exec_command", "shell_command", "shell", "local_shell", "bash", "container.exec")
+SHELLS = ("exec_command", "shell_command", "shell", "local_shell", "bash", "Bash", "container.exec")
 QUIET = {"NO_COLOR": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "MSWEA_SILENT_STARTUP": "1"}
 needs_python = pytest.mark.skipif(not PYTHON.exists(), reason="no litellm: python tests/peers.py")
 
@@ -127,6 +128,18 @@ async def test_opencode_finishes_a_turn_with_a_call(served: Served, tmp_path: Pa
     text = await run(
         OPENCODE, "run", "-m", "x/v4", "Say a number with the shell.", folder=tmp_path,
         OPENCODE_CONFIG=str(path), XDG_CONFIG_HOME=str(tmp_path / "config"),
+    )  # fmt: skip
+    assert "the tool said 42" in text
+    assert_prefix_was_reused(served)
+
+
+@pytest.mark.skipif(not CLAUDE.exists(), reason="no claude: python tests/peers.py")
+@pytest.mark.slow
+async def test_claude_code_finishes_a_turn_with_a_call(served: Served, tmp_path: Path) -> None:
+    text = await run(
+        CLAUDE, "-p", "Say a number with the shell.", "--allowedTools", "Bash", folder=tmp_path,
+        ANTHROPIC_BASE_URL=served.url, ANTHROPIC_API_KEY="a", DISABLE_AUTOUPDATER="1",
+        CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
     )  # fmt: skip
     assert "the tool said 42" in text
     assert_prefix_was_reused(served)

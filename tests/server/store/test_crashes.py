@@ -87,6 +87,24 @@ def test_an_answer_goes_on_behind_its_last_token_after_kill_9(
             assert conflict.status_code == 409
 
 
+def test_a_neighbour_that_is_running_goes_on_with_what_a_killed_gateway_has_begun(
+    tmp_path: Path,
+) -> None:
+    """Several gateways on one folder: the client comes back to whichever is left."""
+    with (
+        gateway(tmp_path, 0.0) as (_, url),
+        httpx.Client(base_url=url, timeout=20, trust_env=False) as http,
+    ):
+        other = {"messages": [{"role": "user", "content": "Something else."}]}
+        assert http.post("/v1/chat/completions", json=other).status_code == 200
+        seen = killed_in_mid_answer(tmp_path)
+        answer = http.post("/v1/chat/completions", json={"messages": ASKED}).json()
+        choice = answer["choices"][0]
+        assert choice["message"]["content"] == CONTENT
+        assert CONTENT.startswith(seen)
+        assert 10 < choice["baleen"]["resumed_tokens"] < answer["usage"]["completion_tokens"]
+
+
 async def test_an_engine_that_dies_in_mid_stream_is_asked_to_go_on(serve: Serve) -> None:
     state = {"asked": 0}
 

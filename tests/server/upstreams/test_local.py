@@ -178,3 +178,24 @@ async def test_a_form_that_cannot_be_followed_is_refused(
     response = await served.post("/v1/chat/completions", {"messages": ASKED, **fields})
     assert response.status_code == 400
     assert says in response.json()["error"]["message"]
+
+
+async def test_one_call_at_a_time_is_kept_to_in_messages(
+    serve: Serve, upstream: LocalUpstream
+) -> None:
+    served = await serve(upstream, recovers=False)
+    function = BOOK["function"]
+    body = {
+        "max_tokens": 400,
+        "messages": [{"role": "user", "content": "A table for four, please."}],
+        "thinking": {"type": "disabled"},
+        "temperature": 1.0,
+        "tools": [{"name": function["name"], "input_schema": function["parameters"]}],
+        "tool_choice": {"type": "any", "disable_parallel_tool_use": True},
+    }
+    for _ in range(3):
+        message = (await served.post("/v1/messages", body)).json()
+        (block,) = message["content"]
+        assert block["type"] == "tool_use"
+        assert block["input"]["guests"] in range(1, 13)
+        assert message["stop_reason"] == "tool_use"

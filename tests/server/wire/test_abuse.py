@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from baleen.server.upstreams.scripted import Line
+from baleen.server.wire.sse import EventStream
 
 from ..conftest import ASKED, CALL, WEATHER, Serve
 
@@ -129,6 +132,77 @@ async def test_slow_clients_are_let_go_and_others_answered_meanwhile(serve: Serv
     assert sum(b" 408 " in end for end in ends) == 20
     for _, writer in slow:
         writer.close()
+
+
+async def test_clients_that_leave_at_once_leave_nothing_behind(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = await serve("a</think>b", state_dir=tmp_path, max_running=8)
+    port = int(served.url.rpartition(":")[2])
+    bodies = [{"messages": ASKED, "stream": stream} for stream in (True, False)]
+    bodies.append({"messages": [{"role": "user", "content": "word " * 6_000}], "stream": True})
+    for number in range(120):
+        body = json.dumps(bodies[number % 3]).encode()
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        # From gone at once to gone when the answer has begun.
+        await asyncio.sleep(0.0002 * (number % 20))
+        writer.transport.abort()
+    await eventually(lambda: not served.gateway.running)
+    assert (await served.chat())["choices"]
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_client_that_leaves_before_its_headers_is_not_counted_for_ever(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(self: EventStream, request: Any) -> Any:
+        raise ConnectionResetError("the client has left")
+
+    served = await serve("a</think>b")
+    with monkeypatch.context() as patched:
+        patched.setattr(EventStream, "open", gone)
+        await served.post("/v1/chat/completions", {"messages": ASKED, "stream": True})
+    assert not served.gateway.running
+    assert not served.upstream.asked
+
+
+async def test_a_client_that_waits_to_be_told_to_send_is_told(serve: Serve) -> None:
+    """As curl does with large bodies, for a second each."""
+    served = await serve("a</think>b", api_keys=("k",))
+    port = int(served.url.rpartition(":")[2])
+    body = json.dumps({"messages": ASKED}).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+        b"content-length: %d\r\nauthorization: Bearer %b\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head % (len(body), b"k"))
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head % (len(body), b"another"))
+    assert (await reader.readline()).startswith(b"HTTP/1.1 401")
+    writer.close()
+
+
+async def test_bodies_may_be_compressed_but_not_badly(serve: Serve) -> None:
+    served = await serve("a</think>b", max_body_bytes=1 << 20)
+    coded = {"content-encoding": "gzip"}
+    good = gzip.compress(json.dumps({"messages": ASKED}).encode())
+    for body, status in (
+        (good, 200),
+        (b"no gzip at all", 400),
+        (good[:-12], 400),
+        (gzip.compress(b" " * (4 << 20)), 413),
+    ):
+        response = await served.http.post("/v1/chat/completions", content=body, headers=coded)
+        assert response.status_code == status, (body[:20], response.text)
 
 
 async def test_a_client_that_leaves_stops_the_engine_within_a_step(serve: Serve) -> None:

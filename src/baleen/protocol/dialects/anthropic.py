@@ -56,6 +56,8 @@ def to_chat(body: Mapping[str, Any]) -> Body:
         chat["tools"] = [_read_tool(place, tool) for place, tool in enumerate(listed)]
     if body.get("tool_choice"):
         chat["tool_choice"] = _read_choice(body["tool_choice"])
+        if body["tool_choice"].get("disable_parallel_tool_use"):
+            chat["parallel_tool_calls"] = False
     thinking = expect_object(body.get("thinking"), "thinking")
     if thinking.get("type"):
         enabled = thinking["type"] != "disabled"
@@ -204,6 +206,9 @@ def from_chat(chat: Mapping[str, Any]) -> Body:
         body["tools"] = [_write_tool(tool["function"]) for tool in chat["tools"]]
     if chat.get("tool_choice"):
         body["tool_choice"] = _write_choice(chat["tool_choice"])
+    if chat.get("parallel_tool_calls") is False and chat.get("tools"):
+        choice = body.setdefault("tool_choice", {"type": "auto"})
+        choice["disable_parallel_tool_use"] = True
     if chat.get("thinking"):
         body["thinking"] = dict(chat["thinking"])
     output: Body = renamed(chat, {"reasoning_effort": "effort"})

@@ -75,6 +75,8 @@ class Answer:
         self.closed_by: str | None = None
         """What closed the reasoning, if not the model: budget or loop."""
         self.turn = Turn()
+        self.intent = -1
+        """Number of its request's record in the trace, if there is one."""
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
         self.started_at = monotonic()
@@ -93,6 +95,7 @@ class Answer:
         self._has_calls = False
         self._finish: str | None = None
         self._record: Recorded | None = None
+        self._is_open = False
         self._min_tokens = 0
         self._num_failures = 0
         self._has_said_cached = False
@@ -137,12 +140,22 @@ class Answer:
     # --- the life of an answer -----------------------------------------------------------------
 
     def open(self) -> None:
-        """Count as running and open the record; to be followed by :meth:`run` at once.
+        """Count as running and open the record, until :meth:`run` ends or :meth:`leave`.
 
         Raises:
             KeyConflictError: the idempotency key belongs to another request, or is being answered.
         """
         self._record = self._gateway.open_record(self)
+        self._is_open = True
+
+    def leave(self) -> None:
+        """Nobody waits for the answer any more; nothing happens behind the end of :meth:`run`."""
+        self._close(is_whole=False)
+
+    def _close(self, *, is_whole: bool) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._gateway.close_record(self, self._record, is_whole=is_whole)
 
     async def run(self, listener: Listener) -> None:
         """Have the listener hear what the model says, as it comes.
@@ -166,7 +179,7 @@ class Answer:
             self.failed = True
             raise
         finally:
-            self._gateway.close_record(self, self._record, is_whole=is_whole)
+            self._close(is_whole=is_whole)
 
     async def _stretch(self) -> None:
         """Decode until the turn ends, or until it has to be asked for again."""

@@ -23,6 +23,8 @@ from baleen.server.gateway import new_id
 from baleen.server.requests.ask import read_ask
 from baleen.server.wire.sse import quote
 
+_DONE = "data: [DONE]\n\n"
+
 
 class ChatDoor(AnswerDoor):
     """`POST /v1/chat/completions`."""
@@ -125,10 +127,13 @@ class ChatWriter:
             f'"logprobs":{logprobs},"finish_reason":{quote(answer.finish_reason)}'
             f"{self._extension()}}}"
         )
-        last = f'data: {{{self._envelope},"choices":[{choice}],"usage":{usage}}}\n\n'
-        if answer.prepared.ask.includes_usage:
-            last += f'data: {{{self._envelope},"choices":[],"usage":{usage}}}\n\n'
-        return f"{last}data: [DONE]\n\n"
+        if not answer.prepared.ask.includes_usage:
+            return f'data: {{{self._envelope},"choices":[{choice}],"usage":{usage}}}\n\n{_DONE}'
+        # Clients add up what they find, so it stands in one place.
+        return (
+            f'data: {{{self._envelope},"choices":[{choice}],"usage":null}}\n\n'
+            f'data: {{{self._envelope},"choices":[],"usage":{usage}}}\n\n{_DONE}'
+        )
 
     def _extension(self) -> str:
         extension = {"baleen": report_of(self._answer), **self._ids()}

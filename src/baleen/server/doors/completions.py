@@ -23,6 +23,7 @@ from baleen.server.errors import (
     UpstreamRefusalError,
     UpstreamStallError,
 )
+from baleen.server.requests.aside import aside
 from baleen.server.requests.completion_ask import CompletionAsk, read_completion
 from baleen.server.wire.sse import EventStream, WholeResponse
 
@@ -36,7 +37,7 @@ class CompletionsDoor(AnswerDoor):
     async def handle(self, call: Call) -> web.StreamResponse:
         """Answer a request."""
         ask = read_completion(call.body, self.gateway.config)
-        ids = self._ids(ask.prompt)
+        ids = await self._ids(ask.prompt)
         await self._check(ask, ids)
         run = CompletionRun(self.gateway, ask, ids)
         self.gateway.running.add(run)
@@ -47,11 +48,12 @@ class CompletionsDoor(AnswerDoor):
         finally:
             self.gateway.running.discard(run)
 
-    def _ids(self, prompt: Any) -> list[int]:
+    async def _ids(self, prompt: Any) -> list[int]:
         if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
             prompt = prompt[0]
         if isinstance(prompt, str):
-            prompt = list(encoder_for(self.gateway.tokenizer).encode_text(prompt))
+            text, encode = prompt, encoder_for(self.gateway.tokenizer).encode_text
+            prompt = list(await aside(len(text), lambda: encode(text)))
         size = self.gateway.tokenizer.get_vocab_size()
         if not isinstance(prompt, list) or not all(_is_id(number, size) for number in prompt):
             raise BadRequestError("`prompt` must be one text, or a list of token ids of this model")

@@ -93,9 +93,12 @@ class AnswerDoor:
         """Generate an answer for a client."""
         headers = {**prepared.headers, "x-request-id": answer.id}
         answer.open()
-        if prepared.ask.stream:
-            return await self._stream(call, answer, writer, headers)
-        return await self._whole(call, answer, writer, headers)
+        try:
+            if prepared.ask.stream:
+                return await self._stream(call, answer, writer, headers)
+            return await self._whole(call, answer, writer, headers)
+        finally:
+            answer.leave()
 
     async def _whole(
         self, call: Call, answer: Answer, writer: Writer, headers: Mapping[str, str]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,6 @@ from baleen.server.doors.responses_writer import ResponsesWriter
 from baleen.server.errors import BadRequestError
 from baleen.server.gateway import Gateway, new_id
 from baleen.server.requests.ask import read_ask
-
-_log = logging.getLogger(__name__)
 
 
 class ResponsesDoor(AnswerDoor):
@@ -74,5 +71,4 @@ def _keep(
     try:
         gateway.responses.put(call.scope, response_id, [*_items(body.get("input")), *output])
     except sqlite3.Error as error:
-        gateway.telemetry.store_errors.add()
-        _log.error("cannot keep response %s: %s", response_id, error)
+        gateway.note_store_error(error)

@@ -9,6 +9,7 @@ from aiohttp import web
 from baleen.protocol.tokenizing import encoder_for
 from baleen.server.doors.door import AnswerDoor, Call
 from baleen.server.errors import BadRequestError
+from baleen.server.requests.aside import aside
 from baleen.server.requests.ask import read_ask
 from baleen.server.requests.compaction import advise
 
@@ -25,13 +26,15 @@ class TokensDoor(AnswerDoor):
             ask = self.scoped(read_ask(call.body, self.gateway.config), call)
             prepared = await self.gateway.prepare(ask)
             ids = list(prepared.ids)
-            advice = advise(ask.messages, len(ids), context, encoder)
+            advice = await aside(
+                10 * len(ids), lambda: advise(ask.messages, len(ids), context, encoder)
+            )
             more = {"compaction": advice._asdict()}
         else:
             text = call.body.get("prompt", call.body.get("content"))
             if not isinstance(text, str):
                 raise BadRequestError("`prompt` must be a string, or send `messages`")
-            ids = encoder.encode_text(text)
+            ids = await aside(len(text), lambda: encoder.encode_text(text))
         found = {
             "count": len(ids),
             "max_model_len": context,

@@ -43,6 +43,8 @@ class Entry:
     """How many of the ids are the prompt's."""
     before: str = ""
     """Key of the entry that this one went on from."""
+    record: int = -1
+    """Of the answer in the trace, if there is one."""
 
 
 class CacheBreak(NamedTuple):
@@ -86,6 +88,7 @@ class Conversations:
         num_prompt: int,
         turn: Turn,
         before: Entry | None,
+        record: int = -1,
     ) -> None:
         """Keep an answered prompt."""
         first = turn.tool_calls[0].id if turn.tool_calls else None
@@ -94,7 +97,7 @@ class Conversations:
             self._drop(before.before)
         self._drop(key)
         follows = before.key if before else ""
-        entry = Entry(key, prompt, ask.messages, ask.options, ids, num_prompt, follows)
+        entry = Entry(key, prompt, ask.messages, ask.options, ids, num_prompt, follows, record)
         self._entries[key] = entry
         self._num_tokens += len(ids)
         while len(self._entries) > _MAX_ENTRIES or self._num_tokens > _MAX_TOKENS:

@@ -14,6 +14,7 @@ from baleen.server.config import GatewayConfig
 from baleen.server.errors import BadRequestError
 from baleen.server.observing.telemetry import Telemetry
 from baleen.server.prefix import num_shared
+from baleen.server.requests.aside import aside
 from baleen.server.requests.ask import Ask
 from baleen.server.requests.conversations import (
     CacheBreak,
@@ -67,7 +68,7 @@ class Preparer:
         self._config, self._tokenizer, self._store = config, tokenizer, store
         self._conversations, self._telemetry = conversations, telemetry
 
-    def prepare(self, ask: Ask, context_tokens: int) -> Prepared:
+    async def prepare(self, ask: Ask, context_tokens: int) -> Prepared:
         """Encode a request and check that it fits.
 
         Raises:
@@ -78,7 +79,7 @@ class Preparer:
         before = self._conversations.find(ask)
         prompt = self._encode(ask, before, restoring)
         self._check_reasoning(restoring)
-        ids = self._ids(prompt, before)
+        ids = await self._ids(prompt, before)
         check_context(ask, len(ids), context_tokens)
         prepared = Prepared(
             ask=ask,
@@ -102,12 +103,14 @@ class Preparer:
             ask.messages, **ask.options, continue_final=ask.continues, restore=restoring
         )
 
-    def _ids(self, prompt: Prompt, before: Entry | None) -> array[int]:
+    async def _ids(self, prompt: Prompt, before: Entry | None) -> array[int]:
         """Ids of a prompt; those of a prompt that it goes on from are copied, not made again."""
+        num_chars = sum(len(text) for text, _ in prompt.new_segments)
         if before is not None and prompt.parent is before.prompt:
-            new = encoder_for(self._tokenizer).encode(prompt.new_segments, prompt.sampled)
+            encode = encoder_for(self._tokenizer).encode
+            new = await aside(num_chars, lambda: encode(prompt.new_segments, prompt.sampled))
             return before.ids[: before.num_prompt] + array("I", new)
-        return array("I", prompt.token_ids(self._tokenizer))
+        return array("I", await aside(num_chars, lambda: prompt.token_ids(self._tokenizer)))
 
     def _check_reasoning(self, restoring: Restoring) -> None:
         telemetry = self._telemetry

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import struct
@@ -36,6 +37,7 @@ from zlib import crc32
 from baleen.server.errors import TokenLogError
 
 VERSION: Final = 1
+_log = logging.getLogger(__name__)
 MAGIC: Final = b"BLNTOK\x00" + bytes([VERSION])
 _HEAD: Final = struct.Struct("<IIBI")
 _FRAME: Final = struct.Struct("<II")
@@ -81,6 +83,8 @@ class TokenLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._open: dict[int, Recorded] = {}
         self._known: dict[str, Recorded] = {}
+        self._refused: set[Path] = set()
+        """Files of another kind or version, which are looked at once."""
         self._next = 0
         self._descriptor = -1
         self._size = 0
@@ -174,8 +178,18 @@ class TokenLog:
     # --- reading -------------------------------------------------------------------------------
 
     def find(self, key: str) -> Recorded | None:
-        """What is recorded under a key: unfinished from a dead process, or finished and named."""
-        return self._known.get(key)
+        """What is recorded under a key: unfinished from a dead process, or finished and named.
+
+        A process may have died since this one has begun, so its file is looked for as well.
+        """
+        known = self._known.get(key)
+        if known is None:
+            try:
+                self._adopt()
+            except (OSError, TokenLogError) as error:
+                _log.warning("a token log of another process is left alone: %s", error)
+            known = self._known.get(key)
+        return known
 
     def take(self, record: Recorded) -> None:
         """An unfinished answer is being continued here; nobody else is given it."""
@@ -198,17 +212,24 @@ class TokenLog:
     # --- files ---------------------------------------------------------------------------------
 
     def _start_file(self) -> None:
+        # Others see it under its name only once it is locked; till then it would look abandoned.
         self._path = self._folder / f"tokens-{secrets.token_hex(8)}.log"
+        unlocked = self._path.with_suffix(".new")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, 0o600)
+        self._descriptor = os.open(unlocked, flags, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(self._descriptor, MAGIC)
+        unlocked.rename(self._path)
         self._size = len(MAGIC)
 
     def _adopt(self) -> None:
         """Take over what processes left that are no more."""
-        for path in sorted(self._folder.glob("tokens-*.log")):
-            if path == self._path:
+        own = self._path.name
+        with os.scandir(self._folder) as entries:
+            names = sorted(e.name for e in entries if e.name.endswith(".log") and e.name != own)
+        for name in names:
+            path = self._folder / name
+            if path in self._refused:
                 continue
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -219,6 +240,9 @@ class TokenLog:
                 self._take_over(path)
             except BlockingIOError:
                 continue
+            except TokenLogError:
+                self._refused.add(path)
+                raise
             finally:
                 os.close(descriptor)
 

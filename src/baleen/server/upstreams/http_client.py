@@ -184,9 +184,13 @@ class EngineClient:
 
     def _unreachable(self, error: Exception) -> UpstreamError:
         reason = str(error) or type(error).__name__
+        remedy = "is the engine running?"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            remedy = "SSL_CERT_FILE names a file with the authorities to trust"
+        elif isinstance(error, ssl.SSLError):
+            remedy = "does it speak TLS, or is it http:// there?"
         return UpstreamError(
-            f"{self.base_url} cannot be reached or broke off: {reason}",
-            remedy="is the engine running?",
+            f"{self.base_url} cannot be reached or broke off: {reason}", remedy=remedy
         )
 
     def _silent(self) -> UpstreamStallError:
