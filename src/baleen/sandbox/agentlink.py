@@ -13,6 +13,8 @@ from errno import EBUSY
 from pathlib import Path
 from typing import Any
 
+from baleen.errors import UsageError
+
 from .errors import BoxFileError, BoxGoneError, Cause
 from .frames import Link, Message
 
@@ -22,6 +24,9 @@ OnEnd = Callable[[Message | None], None]
 
 AGENT_PROTOCOL = 3
 _FIRST_CONNECTION = 1 << 40
+MAX_FILE_PIECE_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 20
+"""Input goes to process 1 in pieces: it ends a connection that brings a frame over 32 MiB."""
 
 
 @dataclass(slots=True)
@@ -145,7 +150,12 @@ class AgentLink:
         self._link.send({"t": "ack", "op": op})
 
     def send_input(self, op: int, data: bytes, *, eof: bool) -> None:
-        self._link.send({"t": "stdin", "op": op, "data": data, "eof": eof})
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece = data[start : start + _PIECE_BYTES]
+            is_last = start + _PIECE_BYTES >= len(data)
+            self._link.send({"t": "stdin", "op": op, "data": piece, "eof": eof and is_last})
+        if not data:
+            self._link.send({"t": "stdin", "op": op, "data": b"", "eof": eof})
 
     def resize(self, op: int, rows: int, columns: int) -> None:
         self._link.send({"t": "resize", "op": op, "rows": rows, "cols": columns})
@@ -184,7 +194,17 @@ class AgentLink:
         self._link.send({"t": "signal", "op": op, "signal": number})
 
     async def file(self, do: str, path: str, **arguments: Any) -> Any:
-        """Performs one file operation inside the box."""
+        """Performs one file operation inside the box.
+
+        Raises:
+            BoxFileError: it failed.
+            UsageError: more data than one operation takes.
+        """
+        if len(arguments.get("data", b"")) > MAX_FILE_PIECE_BYTES:
+            raise UsageError(
+                f"one write takes {MAX_FILE_PIECE_BYTES} bytes",
+                remedy="write the rest at further offsets",
+            )
         self._count += 1
         message = {"t": "file", "do": do, "path": path, "op": self._count, **arguments}
         answer = await self._operate(self._count, message, None)
