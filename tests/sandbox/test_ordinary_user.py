@@ -42,7 +42,7 @@ CHOSEN = [
     ("test_run.py", "exit_code or timeout and not bomb or survives or background_children"),
     ("test_exactly_once.py", "same_key or box_survives or box_died"),
     ("test_box.py", "host_image or read_only or loopback or pids or disk"),
-    ("test_lives.py", "ordinary_users_edge or snapshot or files_and_share or owner_may_not"),
+    ("test_lives.py", "pause or snapshot or files_and_share or owner_may_not"),
 ]
 
 

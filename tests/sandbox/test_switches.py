@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import fields
 
 import pytest
 
 from baleen.sandbox import HostError, Sandbox
 from baleen.sandbox.backends import probe
+from baleen.sandbox.doctor import checks
 from baleen.sandbox.home import Home
+from baleen.sandbox.switches import Switches
 
 from .conftest import kill_edge, needs_privilege
 from .test_security import PYTHON, needs_python
@@ -126,9 +129,28 @@ async def test_without_control_groups_boxes_run_and_say_that_nothing_is_limited(
 async def test_an_unknown_value_of_a_switch_is_refused_by_name(
     host: Home, own_edge: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BALEEN_SANDBOX_LANDLOCK", "maybe")
-    with pytest.raises(HostError, match="BALEEN_SANDBOX_LANDLOCK='maybe'"):
-        await Sandbox.create()
+    for field in fields(Switches):
+        name = f"BALEEN_SANDBOX_{field.name.upper()}"
+        monkeypatch.setenv(name, "maybe")
+        with pytest.raises(HostError, match=f"{name}='maybe'"):
+            await Sandbox.create()
+        (used,) = (check for check in checks() if check.name == "will use")
+        assert (used.ok, name in used.detail) == (False, True)
+        monkeypatch.delenv(name)
+
+
+def test_the_doctor_says_what_each_switch_turns_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def used() -> str:
+        return next(check.detail for check in checks() if check.name == "will use")
+
+    whole = used()
+    for field in fields(Switches):
+        monkeypatch.setenv(f"BALEEN_SANDBOX_{field.name.upper()}", "off")
+        if probe()["privileged"] == "ok":
+            assert used() != whole, field.name
+        monkeypatch.delenv(f"BALEEN_SANDBOX_{field.name.upper()}")
+    monkeypatch.setenv("BALEEN_IMAGES_MOUNT", "directory")
+    assert "image layers by directory" in used()
 
 
 REFUSED = """

@@ -22,7 +22,7 @@ OnOutput = Callable[[int, bytes], None]
 OnEnd = Callable[[Message | None], None]
 """Called once with an operation's end, with None when the box ended first."""
 
-AGENT_PROTOCOL = 3
+AGENT_PROTOCOL = 4
 _FIRST_CONNECTION = 1 << 40
 MAX_FILE_PIECE_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 20
@@ -50,6 +50,8 @@ class AgentLink:
         self.pid = 0
         self.known: dict[int, str] = {}
         """Operations in the box's journal when this connection began, with their state."""
+        self.is_halted = False
+        """Whether the box's processes stood still by :meth:`halt` when this connection began."""
 
     @classmethod
     async def connect(cls, path: Path, on_gone: Callable[[], None]) -> AgentLink:
@@ -75,6 +77,7 @@ class AgentLink:
                 f"the box at {path} speaks protocol {hello['protocol']}, not {AGENT_PROTOCOL}"
             )
         self.known = dict(hello["ops"])
+        self.is_halted = hello["halted"]
         return self
 
     @property
@@ -117,6 +120,17 @@ class AgentLink:
     def pause(self) -> None:
         """Stops the clocks of running commands' timeouts."""
         self._link.send({"t": "pause"})
+
+    async def halt(self) -> None:
+        """Stops the box's processes by signals, and their clocks, until :meth:`resume`.
+
+        Raises:
+            BoxFileError: a process does not stop; all of them go on.
+        """
+        self._count += 1
+        answer = await self._operate(self._count, {"t": "halt", "op": self._count}, None)
+        if "error" in answer:
+            raise BoxFileError(f"the box cannot be paused: {answer['error']}", errno=EBUSY)
 
     def resume(self) -> None:
         self._link.send({"t": "resume"})

@@ -202,6 +202,7 @@ class Sandbox:
             "limits": self._about["limits"],
             "landlock": held.get("landlock", False),
             "own_ids": self._about["privileged"] and not held.get("unmapped"),
+            "pauses_by": self._about["pauses_by"],
         }
 
     async def run(
@@ -378,7 +379,7 @@ class Sandbox:
         folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
 
         Raises:
-            UnsupportedError: the edge is an ordinary user's.
+            ImageError: the edge is an ordinary user's and may not read a file; names it.
             BoxGoneError: the box has ended.
         """
         digest: str = await self._ask("snapshot", name=name)
@@ -391,7 +392,7 @@ class Sandbox:
         keys used here are unknown there; random numbers come from the kernel, never from here.
 
         Raises:
-            UnsupportedError: the edge is an ordinary user's.
+            ImageError: as for :meth:`snapshot`.
             CapacityError, LaunchError: not all could be made; none is left.
         """
         if not isinstance(n, int) or n < 1:
@@ -408,9 +409,11 @@ class Sandbox:
         """Stops every process of the box where it is. Any later request lets it go on.
 
         A paused box does not expire, and no time passes for its commands' timeouts.
+        ``capabilities()["pauses_by"]`` is "freezer", or "signals" where this user has none: then
+        a program that asks for it learns that its child was stopped.
 
         Raises:
-            UnsupportedError: this host offers no freezer to this user.
+            BoxFileError: by signals, and a process does not stop.
         """
         await self._ask("pause")
 
