@@ -14,6 +14,7 @@ from ..backends import is_privileged, probe
 from ..errors import UnsupportedError
 from ..home import Home
 from .base import Config, Erofs, Image, LayerRef, Lower, Overlay, Rootfs
+from .checking import check_layer
 from .errors import ImageError
 from .host import host_overlays, host_rootfs
 from .reader import read_tree
@@ -122,12 +123,12 @@ def rootfs_of(image: Image, home: Home) -> Rootfs:
 def lower_of(store: Store, layer: LayerRef, how: MountBy) -> Lower:
     """A layer as this host can mount it."""
     path = store.layer_path(layer.digest)
-    if not path.exists():
-        raise ImageError(f"layer {path} is gone", remedy="pull or build the image again")
     if how is not MountBy.DIRECTORY:
+        check_layer(path)
         return Erofs(str(path))
 
     def fill(folder: Path) -> None:
+        check_layer(path)
         unpack(read_tree(path), folder, as_root=is_privileged())
 
     return str(store.add_tree(layer.digest, fill))
