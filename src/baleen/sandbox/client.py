@@ -56,6 +56,9 @@ class EdgeClient:
         self._link: Link | None = None
         self._requests: dict[int, _Request] = {}
         self._count = 0
+        self._asking = 0
+        """Requests under way; one that is cut off asks again, and needs a connection for it."""
+        self._is_closing = False
         self._connecting = asyncio.Lock()
         self._holds: dict[str, Message] = {}
 
@@ -67,18 +70,24 @@ class EdgeClient:
             EdgeError: no edge could be reached or started.
         """
         give_up_at = time.monotonic() + RETRY_FOR_S
-        while True:
-            try:
-                if self._link is None or not self._link.is_open:
-                    await self._connect()
-                return await self._ask_once(do, on_output, arguments)
-            except _Disconnected:
-                if time.monotonic() > give_up_at:
-                    raise EdgeError(
-                        f"the edge at {self._home.socket} goes away again and again",
-                        remedy=f"look into {self._home.log}",
-                    ) from None
-                await asyncio.sleep(0.01)
+        self._asking += 1
+        try:
+            while True:
+                try:
+                    if self._link is None or not self._link.is_open:
+                        await self._connect()
+                    return await self._ask_once(do, on_output, arguments)
+                except _Disconnected:
+                    if time.monotonic() > give_up_at:
+                        raise EdgeError(
+                            f"the edge at {self._home.socket} goes away again and again",
+                            remedy=f"look into {self._home.log}",
+                        ) from None
+                    await asyncio.sleep(0.01)
+        finally:
+            self._asking -= 1
+            if self._is_closing and not self._asking:
+                await self._hang_up()
 
     async def _ask_once(self, do: str, on_output: OnOutput | None, arguments: Message) -> Any:
         if self._link is None or not self._link.is_open:
@@ -176,7 +185,12 @@ class EdgeClient:
                 request.answer.set_exception(_Disconnected())
 
     async def close(self) -> None:
-        """Lets go of the connection."""
+        """Lets go of the connection, once what is under way has been answered."""
+        self._is_closing = True
+        if not self._asking:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
         if self._link is not None:
             link, self._link = self._link, None
             link.close()
