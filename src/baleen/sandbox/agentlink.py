@@ -267,6 +267,11 @@ class AgentLink:
     async def drained(self) -> None:
         await self._link.drained()
 
+    def end(self) -> None:
+        """Lets process 1 end, and with it the box, if it still lives; closes the connection."""
+        self._link.send({"t": "exit"})
+        self.close()
+
     def close(self) -> None:
         self._link.close()
 

@@ -248,10 +248,11 @@ class Registry:
             if self._freezer.is_frozen(box.groups):
                 await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
                 self._freezer.thaw(box.groups)
-            await ending
+            with contextlib.suppress(LaunchError):  # no launcher lived long enough to kill it
+                await ending
         finally:
             if box.link is not None:
-                box.link.close()
+                box.link.end()
             for name in ("agent.sock", "box.json") if box.image.layers else ("agent.sock",):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self._boxes}/{box.id}/{name}")  # noqa: PTH108 - for every box
