@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -45,15 +44,13 @@ async def test_a_paused_box_stands_still_and_goes_on_where_it_was(paused: Sandbo
     assert row["paused"]
     await asyncio.sleep(0.1)
     await box.pause()  # again: nothing
-    started = time.monotonic()
     await asyncio.sleep(0.5)
     await box.resume()
     await box.resume()
     count = await ticks(box)
     assert count < 40, "it ran while it was paused"
-    await asyncio.sleep(0.5)
-    assert await ticks(box) > count + 5
-    assert time.monotonic() - started < 5
+    while await ticks(box) < count + 5:
+        await asyncio.sleep(0.1)
     kinds = [record.kind for record in read(box.trajectory)]
     assert (kinds.count(Kind.PAUSE), kinds.count(Kind.RESUME)) == (1, 1)
 

@@ -149,7 +149,8 @@ class EdgeClient:
             return sock
         box_binary()
         self._home.prepare()
-        give_up_at = time.monotonic() + START_TIMEOUT_S
+        start_timeout_s = float(os.environ.get("BALEEN_SANDBOX_START_TIMEOUT_S", START_TIMEOUT_S))
+        give_up_at = time.monotonic() + start_timeout_s
         with self._home.start_lock.open("w") as lock:
             starter = _Starter(self._home, lock.fileno())
             delay_s = POLL_S
@@ -160,8 +161,9 @@ class EdgeClient:
                 starter.see_to_it()
                 if time.monotonic() > give_up_at:
                     raise EdgeError(
-                        f"no edge answers at {self._home.socket} after {START_TIMEOUT_S} s",
-                        remedy=f"look into {self._home.log}",
+                        f"no edge answers at {self._home.socket} after {start_timeout_s} s",
+                        remedy=f"look into {self._home.log}; a slow host may need a larger "
+                        "BALEEN_SANDBOX_START_TIMEOUT_S",
                     )
                 if not starter.is_at_it:
                     delay_s = min(delay_s * 1.5, MAX_POLL_S)
