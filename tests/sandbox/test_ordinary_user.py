@@ -39,6 +39,7 @@ def _python() -> str:
 
 
 CHOSEN = [
+    ("images/dockerfile/test_builder.py", "test"),
     ("test_run.py", "exit_code or timeout and not bomb or survives or background_children"),
     ("test_exactly_once.py", "same_key or box_survives or box_died"),
     ("test_box.py", "host_image or read_only or loopback or pids or disk"),
