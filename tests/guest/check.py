@@ -106,13 +106,14 @@ def site_packages() -> Path:
     return site
 
 
-def disk(folder: Path, arguments: list[str]) -> Path:
+def disk(place: Path, arguments: list[str]) -> Path:
     """The guest's root disk: base system, packages, this source tree, and what to run."""
-    root = folder / "root"
+    root = place / "root"
     subprocess.run(["cp", "-a", base_root(), root], check=True)
     packages = root / "usr/lib/python3/dist-packages"
     shutil.copytree(site_packages(), packages, symlinks=True, dirs_exist_ok=True)
-    packages.chmod(0o755)  # the tests of ordinary users read it, too
+    for folder in (root, packages):
+        folder.chmod(0o755)  # as the folders that they were made in are not
     (root / "etc/hosts").write_text("127.0.0.1 localhost localhost.localdomain\n")
     (root / "baleen").mkdir()
     for name in SOURCES:
@@ -129,7 +130,7 @@ def disk(folder: Path, arguments: list[str]) -> Path:
     # The conftest above imports torch; hypothesis' plugin trips over a bug of Python 3.11.2.
     command += ["--confcutdir=tests/sandbox", "-p", "no:hypothesispytest", *arguments]
     (root / "arguments").write_text(" ".join(map(_quoted, command)) + "\n")
-    image = folder / "root.ext4"
+    image = place / "root.ext4"
     with image.open("wb") as file:
         file.truncate(3 << 30)
     subprocess.run(["mkfs.ext4", "-q", "-d", root, image], check=True)
