@@ -158,6 +158,24 @@ async def test_workspace_and_toolkits_lie_on_the_base(host: Home) -> None:
         await Sandbox.create(toolkits=["based"])
 
 
+async def test_a_workspace_that_brings_its_base_again_is_laid_on_it(host: Home) -> None:
+    """A layer that comes twice counts where it lies highest."""
+    store = Store(host.images)
+
+    def layer(text: str) -> LayerRef:
+        return LayerRef(store.add_layer(layer_of({"/srv/f": text.encode(), f"/srv/{text}": b""})))
+
+    one, two, three = map(layer, ("one", "two", "three"))
+    store.add_image(Image((one, two), base="host"), "base")
+    store.add_image(Image((one, two, three)), "workspace")
+    store.add_image(Image((one,)), "again")
+    for toolkits, top in ((), "three"), (("again",), "one"), (("again", "again"), "one"):
+        async with await Sandbox.create(
+            image="base", workspace="workspace", toolkits=toolkits
+        ) as box:
+            assert (await box.shell("cat /srv/f; ls /srv")).text == f"{top}f\none\nthree\ntwo\n"
+
+
 @needs_privilege
 async def test_many_layers_stand_on_each_other(host: Home) -> None:
     store = Store(host.images)

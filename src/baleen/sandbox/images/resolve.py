@@ -111,13 +111,22 @@ def rootfs_of(image: Image, home: Home) -> Rootfs:
     if image.layers:
         store = Store(home.images)
         how = mount_by()
-        for layer in image.layers:
+        for layer in _once(image.layers):
             lower = lower_of(store, layer, how)
             overlays[layer.at] = (lower, *overlays.get(layer.at, ()))
     if not overlays:
         overlays["/"] = (_empty(home),)
     made = tuple(Overlay(at, lowers) for at, lowers in overlays.items())
     return Rootfs(made, image.config, digests, image)
+
+
+def _once(layers: Sequence[LayerRef]) -> list[LayerRef]:
+    """The layers without those that lie again further up: the kernel takes none twice.
+
+    They come twice where a workspace was built on the very base that it is laid on. A layer decides
+    for every path that it names, so nothing of the lower copy could be seen.
+    """
+    return list(dict.fromkeys(reversed(layers)))[::-1]
 
 
 def lower_of(store: Store, layer: LayerRef, how: MountBy) -> Lower:
