@@ -189,7 +189,7 @@ def _leftovers(home: Path, mounts_before: list[str]) -> dict[str, list[str]]:
         "groups": now.groups if len(now.groups) > groups_of_spares else [],
         "processes": now.processes if len(now.processes) > own_processes else [],
         "namespaces": now.namespaces if len(now.namespaces) > own_namespaces else [],
-        "loops": now.loops,
+        "loops": now.loops if not spares else [],
         "staged": now.staged,
         "sockets": owned,
     }
