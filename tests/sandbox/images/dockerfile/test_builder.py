@@ -268,6 +268,25 @@ async def test_here_documents_run_and_become_files(make: Any) -> None:
     )
 
 
+async def test_a_here_document_with_an_interpreter_is_a_program(make: Any) -> None:
+    text = "FROM host\nRUN <<EOF\n#!/usr/bin/python3\nprint({}, file=open('/srv/o', 'w'))\nEOF\n"
+    for number in (1, 2):
+        await make(text.format(number))
+        assert await shown("cat /srv/o; ls /dev/shm") == f"{number}\n"
+    with pytest.raises(BuildError, match=r"Dockerfile:2: RUN: exit code 3"):
+        await make("FROM host\nRUN <<EOF\n#!/usr/bin/python3\nraise SystemExit(3)\nEOF\n")
+
+
+async def test_several_sources_need_a_folder_as_docker_says(make: Any, context: Path) -> None:
+    for name in ("a", "b"):
+        (context / name).write_text(name)
+    for target in ("/srv/x", "x"):
+        with pytest.raises(BuildError, match=r"Dockerfile:2: COPY: 2 sources.*end it with /"):
+            await make(f"FROM host\nCOPY a b {target}\n")
+    await make("\ufeffFROM host\nWORKDIR /w\nCOPY a b .\nCOPY a b /srv/x/\n")
+    assert await shown("ls /w /srv/x") == "/srv/x:\na\nb\n\n/w:\na\nb\n"
+
+
 async def test_config_instructions_are_kept(make: Any, host: Home) -> None:
     await make(
         "FROM host\nLABEL a=1 b='x y'\nEXPOSE 80 53/udp\nVOLUME /data /more\nSTOPSIGNAL 9\n"
