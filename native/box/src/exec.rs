@@ -75,7 +75,7 @@ type Strings = Vec<CString>;
 fn prepare(job: &Value) -> Res<(Strings, Strings)> {
     let wanted = job.get("user").str();
     let user = if wanted.is_empty() { User::root() } else { User::find(wanted)? };
-    if !wanted.is_empty() && user.uid != 0 {
+    if !wanted.is_empty() && (user.uid, user.gid) != (0, 0) {
         become_user(&user)?;
     }
     let cwd = job.get("cwd").str();

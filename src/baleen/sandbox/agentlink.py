@@ -13,6 +13,8 @@ from errno import EBUSY
 from pathlib import Path
 from typing import Any
 
+from baleen.errors import UsageError
+
 from .errors import BoxFileError, BoxGoneError, Cause
 from .frames import Link, Message
 
@@ -20,8 +22,11 @@ OnOutput = Callable[[int, bytes], None]
 OnEnd = Callable[[Message | None], None]
 """Called once with an operation's end, with None when the box ended first."""
 
-AGENT_PROTOCOL = 3
+AGENT_PROTOCOL = 4
 _FIRST_CONNECTION = 1 << 40
+MAX_FILE_PIECE_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 20
+"""Input goes to process 1 in pieces: it ends a connection that brings a frame over 32 MiB."""
 
 
 @dataclass(slots=True)
@@ -45,6 +50,8 @@ class AgentLink:
         self.pid = 0
         self.known: dict[int, str] = {}
         """Operations in the box's journal when this connection began, with their state."""
+        self.is_halted = False
+        """Whether the box's processes stood still by :meth:`halt` when this connection began."""
 
     @classmethod
     async def connect(cls, path: Path, on_gone: Callable[[], None]) -> AgentLink:
@@ -70,6 +77,7 @@ class AgentLink:
                 f"the box at {path} speaks protocol {hello['protocol']}, not {AGENT_PROTOCOL}"
             )
         self.known = dict(hello["ops"])
+        self.is_halted = hello["halted"]
         return self
 
     @property
@@ -113,6 +121,17 @@ class AgentLink:
         """Stops the clocks of running commands' timeouts."""
         self._link.send({"t": "pause"})
 
+    async def halt(self) -> None:
+        """Stops the box's processes by signals, and their clocks, until :meth:`resume`.
+
+        Raises:
+            BoxFileError: a process does not stop; all of them go on.
+        """
+        self._count += 1
+        answer = await self._operate(self._count, {"t": "halt", "op": self._count}, None)
+        if "error" in answer:
+            raise BoxFileError(f"the box cannot be paused: {answer['error']}", errno=EBUSY)
+
     def resume(self) -> None:
         self._link.send({"t": "resume"})
 
@@ -145,7 +164,12 @@ class AgentLink:
         self._link.send({"t": "ack", "op": op})
 
     def send_input(self, op: int, data: bytes, *, eof: bool) -> None:
-        self._link.send({"t": "stdin", "op": op, "data": data, "eof": eof})
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece = data[start : start + _PIECE_BYTES]
+            is_last = start + _PIECE_BYTES >= len(data)
+            self._link.send({"t": "stdin", "op": op, "data": piece, "eof": eof and is_last})
+        if not data:
+            self._link.send({"t": "stdin", "op": op, "data": b"", "eof": eof})
 
     def resize(self, op: int, rows: int, columns: int) -> None:
         self._link.send({"t": "resize", "op": op, "rows": rows, "cols": columns})
@@ -184,7 +208,17 @@ class AgentLink:
         self._link.send({"t": "signal", "op": op, "signal": number})
 
     async def file(self, do: str, path: str, **arguments: Any) -> Any:
-        """Performs one file operation inside the box."""
+        """Performs one file operation inside the box.
+
+        Raises:
+            BoxFileError: it failed.
+            UsageError: more data than one operation takes.
+        """
+        if len(arguments.get("data", b"")) > MAX_FILE_PIECE_BYTES:
+            raise UsageError(
+                f"one write takes {MAX_FILE_PIECE_BYTES} bytes",
+                remedy="write the rest at further offsets",
+            )
         self._count += 1
         message = {"t": "file", "do": do, "path": path, "op": self._count, **arguments}
         answer = await self._operate(self._count, message, None)
@@ -232,6 +266,11 @@ class AgentLink:
 
     async def drained(self) -> None:
         await self._link.drained()
+
+    def end(self) -> None:
+        """Lets process 1 end, and with it the box, if it still lives; closes the connection."""
+        self._link.send({"t": "exit"})
+        self.close()
 
     def close(self) -> None:
         self._link.close()

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 
-from baleen.errors import SandboxError
+from baleen.errors import SandboxError, UsageError
 
 from .agentlink import AgentLink, OnOutput
 from .blobs import INLINE_BYTES, fetch, keep
@@ -36,7 +36,7 @@ from .images.base import Image
 from .journal import Journal
 from .log import Log
 from .ports import PortForward
-from .spec import BoxSpec, RunResult
+from .spec import HARD_MAX_COMMAND_BYTES, BoxSpec, RunResult
 from .trajectory import Kind, Record
 
 GRACE_S = 10.0
@@ -444,10 +444,19 @@ def result_of(path: Path, record: Record) -> RunResult:
 
 
 def job_digest(job: dict[str, Any]) -> str:
-    """Digest of what makes a command this command: limits on time and output do not."""
+    """Digest of what makes a command this command: limits on time and output do not.
+
+    Raises:
+        UsageError: process 1 would not take a command of that many bytes.
+    """
     parts = [job.get(name) for name in ("argv", "cwd", "stdin", "user")]
     env = sorted((job.get("env") or {}).items())
     packed: bytes = msgpack.packb([parts, env], use_bin_type=True, unicode_errors="surrogateescape")
+    if len(packed) > HARD_MAX_COMMAND_BYTES:
+        raise UsageError(
+            f"a command of {len(packed)} bytes is over the limit of {HARD_MAX_COMMAND_BYTES}",
+            remedy="put its input into a file of the box",
+        )
     return hashlib.sha256(packed).hexdigest()
 
 

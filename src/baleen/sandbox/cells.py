@@ -125,13 +125,14 @@ class Cells:
 
     async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
         """Asks the launcher, again where it was killed before it could answer."""
-        launcher = await self.living_launcher()
-        try:
-            return await work(launcher)
-        except LaunchError:
-            if launcher.is_alive:
-                raise
-        return await work(await self.living_launcher())
+        for tries_left in reversed(range(LAUNCHER_TRIES)):
+            launcher = await self.living_launcher()
+            try:
+                return await work(launcher)
+            except LaunchError:
+                if launcher.is_alive or not tries_left:
+                    raise
+        raise AssertionError("the last attempt has returned or raised")
 
     async def build(self, spec: BoxSpec) -> Cell:
         """Builds a cell.

@@ -85,13 +85,18 @@ class Registry:
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
-        self._freezer = Freezer(groups, home.group_name)
+        self._freezer = Freezer(groups, home.group_name, enabled=switches.freezer)
         self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
     def boxes(self) -> list[Box]:
         """The boxes that are alive."""
         return list(self._alive.values())
+
+    @property
+    def pauses_by(self) -> str:
+        """What holds the processes of a paused box still."""
+        return "freezer" if self._freezer.is_available else "signals"
 
     @property
     def is_idle(self) -> bool:
@@ -243,10 +248,11 @@ class Registry:
             if self._freezer.is_frozen(box.groups):
                 await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
                 self._freezer.thaw(box.groups)
-            await ending
+            with contextlib.suppress(LaunchError):  # no launcher lived long enough to kill it
+                await ending
         finally:
             if box.link is not None:
-                box.link.close()
+                box.link.end()
             for name in ("agent.sock", "box.json") if box.image.layers else ("agent.sock",):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self._boxes}/{box.id}/{name}")  # noqa: PTH108 - for every box
@@ -326,8 +332,12 @@ class Registry:
         box = self._living(box_id)
         if box.is_paused:
             return
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
+        if self._freezer.is_available and box.groups:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
+        else:
+            assert box.link is not None, "a living box has one"
+            await box.link.halt()
         box.hold_still()
         await box.append(Kind.PAUSE, {})
 
@@ -432,7 +442,7 @@ class Registry:
             self._keep(box.id, self._remove(box))
             return
         self._alive[box.id] = self._by_request[box.request] = box
-        if self._freezer.is_frozen(box.groups):
+        if self._freezer.is_frozen(box.groups) or box.link.is_halted:
             box.hold_still()
         if box.network != "none":
             await box.open_network(box.network)
