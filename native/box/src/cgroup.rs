@@ -1,8 +1,9 @@
 //! Control groups as the edge planned them: directories to make, files to write. Which controllers
 //! and file names exist is the edge's knowledge, so v1 and v2 look the same from here.
 
-use crate::sys::{send_signal, Named, Res, SIGKILL};
+use crate::sys::{send_signal, Fail, Named, Res, ENOENT, SIGKILL};
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// The directories of one box: one per v1 controller, or a single one on v2.
@@ -30,11 +31,13 @@ impl Group {
     pub fn limit(&self, file: &str, value: &str) -> Res<()> {
         for dir in &self.dirs {
             let path = format!("{dir}/{file}");
-            if Path::new(&path).exists() {
-                return fs::write(&path, value).named(format!("write {value} to {path}"));
+            match fs::OpenOptions::new().write(true).open(&path) {
+                Ok(mut open) => return open.write_all(value.as_bytes()).named(format!("write {value} to {path}")),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(Fail::of(format!("open {path}"), &error)),
             }
         }
-        Err(crate::sys::Fail { what: format!("no control group offers {file}"), errno: 2 })
+        Err(Fail { what: format!("no control group offers {file}"), errno: ENOENT })
     }
 
     /// Moves the calling process in. The first move after a pause waits for an RCU grace period (about

@@ -176,14 +176,13 @@ fn silence_streams() -> Res<()> {
 pub fn receive(socket: &OwnedFd) -> Res<(Value, Vec<OwnedFd>)> {
     let mut data = Vec::new();
     let mut fds = Vec::new();
-    let mut part = vec![0; 65536];
     loop {
-        let (got, more) = recv_with_fds(socket, &mut part)?;
+        let most = if data.is_empty() { SHORT_READ } else { LONG_READ };
+        let (got, more) = recv_with_fds(socket, &mut data, most)?;
         if got == 0 {
             return Err(Fail { what: "the other end closed".into(), errno: 0 });
         }
         fds.extend(more);
-        data.extend_from_slice(&part[..got]);
         if let Some(value) = frame::unpack(&mut data)? {
             return Ok((value, fds));
         }

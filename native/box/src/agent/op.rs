@@ -411,15 +411,15 @@ impl Op {
 
 impl Output {
     fn read(&mut self, max: usize) {
-        let mut part = [0; 65536];
+        let mut most = SHORT_READ;
         for _ in 0..16 {
             let Some(fd) = &self.pipe else { return };
-            match read_some(fd.as_raw_fd(), &mut part) {
+            match read_onto(fd.as_raw_fd(), &mut self.data, most) {
                 Ok(Some(0)) | Err(_) => self.pipe = None,
                 Ok(Some(got)) => {
-                    let kept = got.min(max.saturating_sub(self.data.len()));
-                    self.data.extend_from_slice(&part[..kept]);
-                    self.dropped += (got - kept) as u64;
+                    self.dropped += self.data.len().saturating_sub(max) as u64;
+                    self.data.truncate(max);
+                    most = if got == most { LONG_READ } else { SHORT_READ };
                 }
                 Ok(None) => return,
             }
