@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 extern "C" {
     pub fn syscall(num: c_long, ...) -> c_long;
     fn mount(src: *const c_char, at: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn clone(child: extern "C" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, argument: *mut c_void, ...) -> c_int;
     fn fchdir(fd: c_int) -> c_int;
     fn umount2(at: *const c_char, flags: c_int) -> c_int;
     fn sethostname(name: *const c_char, len: usize) -> c_int;
@@ -343,6 +344,17 @@ pub fn clone_into(flags: u64) -> Res<i32> {
 
 pub fn fork_child() -> Res<i32> {
     check(unsafe { fork() }.into(), "fork").map(|pid| pid as i32)
+}
+
+/// Runs `child` in a process that shares this one's memory, which stands still until that process has
+/// been replaced by a program or has ended. The caller must be single-threaded.
+pub fn run_sharing_memory(child: extern "C" fn(*mut c_void) -> c_int, argument: *mut c_void) -> Res<i32> {
+    const CLONE_VM: c_int = 0x100;
+    const CLONE_VFORK: c_int = 0x4000;
+    const STACK_BYTES: usize = 256 << 10; // taken as it is touched
+    let mut stack = Vec::<u128>::with_capacity(STACK_BYTES / 16);
+    let pid = unsafe { clone(child, stack.as_mut_ptr().add(STACK_BYTES / 16).cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, argument) };
+    check(pid.into(), "clone").map(|pid| pid as i32)
 }
 
 pub fn stream_pair() -> Res<(OwnedFd, OwnedFd)> {

@@ -16,6 +16,12 @@ use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// How often to look whether what is being removed is gone, where nothing tells.
+const REMOVAL_MS: i32 = 20;
+
+/// Cradles are made when nobody has asked for anything for so long, as long as enough are left.
+const QUIET_MS: i32 = 5;
+
 struct Launch {
     id: String,
     cradle: Cradle,
@@ -71,9 +77,9 @@ pub fn main() -> i32 {
 impl Zygote {
     fn turn(&mut self) -> Res<()> {
         let mut fds = self.watched();
-        let idle = self.conn.backlog() == 0 && self.spare.len() < self.pool_size;
+        let patience_ms = self.patience_ms();
         let waiting = !self.removals.is_empty();
-        wait(&mut fds, if idle { 0 } else if waiting { 20 } else { -1 })?;
+        wait(&mut fds, patience_ms.unwrap_or(if waiting { REMOVAL_MS } else { -1 }))?;
         let ready: Vec<i32> = fds.iter().filter(|p| p.revents != 0).map(|p| p.fd).collect();
         if ready.contains(&self.children.as_raw_fd()) {
             let mut events = [0; 128];
@@ -86,10 +92,21 @@ impl Zygote {
             for frame in self.conn.receive()? {
                 self.handle(&frame);
             }
-        } else if idle && ready.is_empty() {
+        } else if patience_ms.is_some() && ready.is_empty() {
             self.refill();
         }
         self.conn.flush()
+    }
+
+    /// How long nothing must happen before the next cradle is made, if one is missing. While a box is
+    /// being launched the processors are its own, unless it has taken the last cradle.
+    fn patience_ms(&self) -> Option<i32> {
+        if self.conn.backlog() > 0 || self.spare.len() >= self.pool_size {
+            return None;
+        }
+        let few = 2 * self.spare.len() < self.pool_size;
+        let now = self.spare.is_empty() || (few && self.launches.is_empty());
+        Some(if now { 0 } else { QUIET_MS })
     }
 
     fn watched(&self) -> Vec<PollFd> {

@@ -31,7 +31,7 @@ OLD_GROUP_S = 3.0
 """A living launcher's group that no box owns is given so long to be filled or removed by itself."""
 
 LAST_SWEEP_S = 2.0
-LAUNCHER_TRIES = 3
+LAUNCHER_TRIES = 5
 
 FIRST_ID = 0x7000_0000
 """Host ids of boxes begin above what users, services and other container tools take."""
@@ -125,16 +125,17 @@ class Cells:
 
     async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
         """Asks the launcher, again where it was killed before it could answer."""
-        launcher = await self.living_launcher()
-        try:
-            return await work(launcher)
-        except LaunchError:
-            if launcher.is_alive:
-                raise
+        for _ in range(LAUNCHER_TRIES - 1):
+            launcher = await self.living_launcher()
+            try:
+                return await work(launcher)
+            except LaunchError:
+                if launcher.is_alive:
+                    raise
         return await work(await self.living_launcher())
 
-    async def build(self, spec: BoxSpec) -> Cell:
-        """Builds a cell.
+    async def build(self, spec: BoxSpec, *, ahead: bool = False) -> Cell:
+        """Builds a cell; one that is built ahead, and nobody waits for, leaves others the processor.
 
         Raises:
             LaunchError: it did not start; nothing is left of it.
@@ -152,7 +153,7 @@ class Cells:
 
         try:
             rootfs = await self._settle(folder, spec)
-            launch = self._launch_spec(cell_id, spec, rootfs, slot)
+            launch = self._launch_spec(cell_id, spec, rootfs, slot) | {"ahead": ahead}
             answer, link = await self._start(launch, folder, gone)
         except BaseException as error:
             await self._give_up(cell_id, folder, slot)

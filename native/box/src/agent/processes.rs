@@ -17,6 +17,8 @@ struct Process {
     pid: i32,
     parent: i32,
     is_stopped: bool,
+    /// It waits in the kernel and heeds no signal, perhaps for a child to become a program.
+    waits: bool,
 }
 
 /// Every process of the box. Zombies are left out: they need no signal.
@@ -32,8 +34,8 @@ fn process(pid: i32) -> Option<Process> {
     let mut fields = stat[stat.rfind(')')? + 2..].split(' ');
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let is_stopped = state == "T" || state == "t";
-    (state != "Z" && state != "X").then_some(Process { pid, parent, is_stopped })
+    let (is_stopped, waits) = (state == "T" || state == "t", state == "D");
+    (state != "Z" && state != "X").then_some(Process { pid, parent, is_stopped, waits })
 }
 
 /// Stops every process but this one, those that they start meanwhile included; returns whom, and
@@ -41,13 +43,18 @@ fn process(pid: i32) -> Option<Process> {
 pub fn stop_all() -> (HashSet<i32>, bool) {
     let mut stopped = HashSet::new();
     for _ in 0..STOP_ATTEMPTS {
-        let moving: Vec<i32> =
-            living().iter().filter(|p| p.pid != 1 && !p.is_stopped).map(|p| p.pid).collect();
+        let all = living();
+        let moving: Vec<&Process> = all.iter().filter(|p| p.pid != 1 && !p.is_stopped).collect();
         if moving.is_empty() {
             return (stopped, true);
         }
-        moving.iter().for_each(|pid| send_signal(*pid, SIGSTOP));
-        stopped.extend(moving);
+        for process in &moving {
+            send_signal(process.pid, SIGSTOP);
+            stopped.insert(process.pid);
+        }
+        // One that borrows its parent's memory must first go on to its program, or its parent never stops.
+        let borrows = |p: &&Process| p.is_stopped && stopped.contains(&p.pid) && moving.iter().any(|q| q.waits && q.pid == p.parent);
+        all.iter().filter(borrows).for_each(|p| send_signal(p.pid, SIGCONT));
         std::thread::sleep(Duration::from_micros(500));
     }
     (stopped, false)
