@@ -116,7 +116,7 @@ async def test_a_command_that_kills_its_supervisor_leaves_nothing_behind(box: Sa
 
 
 async def test_a_waiting_supervisor_that_something_killed_is_replaced(box: Sandbox) -> None:
-    """After a few commands one waits for the next; a child of the spawner that is not this one's."""
+    """After a few commands one waits: a child of the spawner that is not this command's."""
     for _ in range(5):
         killed = await box.shell("sleep 0.1; kill -9 $(pgrep -P 2 | grep -vx $PPID)")
         assert (await box.run(["echo", "still here"])).text == "still here\n"

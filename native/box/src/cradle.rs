@@ -32,8 +32,8 @@ pub struct Mode {
 }
 
 impl Cradle {
-    pub fn prepare(mode: &Mode, name: &str) -> Res<Cradle> {
-        let group = Group::create(&mode.group_parents, name)?;
+    /// Begins a cradle in groups where nobody is.
+    pub fn prepare(mode: &Mode, group: Group) -> Res<Cradle> {
         let prepared = Cradle::launch(mode, &group);
         if prepared.is_err() {
             group.remove();

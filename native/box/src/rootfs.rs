@@ -250,15 +250,15 @@ impl Builder<'_> {
             let _ = fs::write(format!("{path}/sys/net/ipv4/ip_unprivileged_port_start"), "0");
         }
         if self.mount_at("sysfs", "/sys", quiet | MS_RDONLY, "").is_ok() {
-            mask(&self.reached("/sys")?.0, "firmware")?;
+            mask_folder(&self.reached("/sys")?.0, "firmware")?;
         }
         for name in ["sys", "sysrq-trigger", "irq", "bus", "fs"] {
             freeze(&proc, name)?;
         }
-        for name in ["acpi", "kcore", "keys", "key-users", "kpagecount", "kpagecgroup", "kpageflags", "latency_stats", "timer_list", "sched_debug", "scsi", "vmallocinfo", "kallsyms"] {
-            mask(&proc, name)?;
+        for name in ["kcore", "keys", "key-users", "kpagecount", "kpagecgroup", "kpageflags", "latency_stats", "timer_list", "sched_debug", "vmallocinfo", "kallsyms"] {
+            mask_file(&proc, name)?;
         }
-        Ok(())
+        ["acpi", "scsi"].iter().try_for_each(|name| mask_folder(&proc, name))
     }
 }
 
@@ -272,16 +272,20 @@ fn freeze(dir: &OwnedFd, name: &str) -> Res<()> {
     attach_mount_at(&tree, dir, name)
 }
 
-/// Covers an entry of a freshly mounted /proc or /sys, if it exists: a file by /dev/null, a directory by an
-/// empty one.
-fn mask(dir: &OwnedFd, name: &str) -> Res<()> {
-    let null = clone_tree("/dev/null", true)?;
-    match attach_mount_at(&null, dir, name) {
-        Err(fail) if fail.errno == ENOENT => Ok(()),
-        Err(_) => {
-            let flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
-            mount_fs("tmpfs", &format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()), "tmpfs", flags, "size=4k,mode=555")
-        }
-        covered => covered,
+/// Covers a file of a freshly mounted /proc, if it exists, by /dev/null. It is asked for first: to drop a
+/// mount that was made for nothing waits for every processor.
+fn mask_file(dir: &OwnedFd, name: &str) -> Res<()> {
+    match exists_at(dir, name)? {
+        true => attach_mount_at(&clone_tree("/dev/null", true)?, dir, name),
+        false => Ok(()),
     }
+}
+
+/// Covers a folder of a freshly mounted /proc or /sys, if it exists, by an empty one.
+fn mask_folder(dir: &OwnedFd, name: &str) -> Res<()> {
+    if !exists_at(dir, name)? {
+        return Ok(());
+    }
+    let flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    mount_fs("tmpfs", &format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()), "tmpfs", flags, "size=4k,mode=555")
 }

@@ -7,6 +7,7 @@ extern "C" {
     pub fn syscall(num: c_long, ...) -> c_long;
     fn mount(src: *const c_char, at: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
     fn clone(child: extern "C" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, argument: *mut c_void, ...) -> c_int;
+    fn faccessat(dir: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int;
     fn fchdir(fd: c_int) -> c_int;
     fn umount2(at: *const c_char, flags: c_int) -> c_int;
     fn sethostname(name: *const c_char, len: usize) -> c_int;
@@ -309,6 +310,16 @@ pub fn open_in_root(root: &OwnedFd, path: &str, flags: c_int) -> Res<OwnedFd> {
         syscall(SYS_OPENAT2, root.as_raw_fd(), c.as_ptr(), &how as *const OpenHow, size)
     };
     owned(fd, &format!("openat2 {path}"))
+}
+
+/// Whether an open directory has an entry of this name.
+pub fn exists_at(dir: &OwnedFd, name: &str) -> Res<bool> {
+    let c = cstr(name)?;
+    if unsafe { faccessat(dir.as_raw_fd(), c.as_ptr(), 0, 0) } == 0 {
+        return Ok(true);
+    }
+    let fail = Fail::last(format!("look for {name}"));
+    if fail.errno == ENOENT { Ok(false) } else { Err(fail) }
 }
 
 pub fn open_path(path: &str) -> Res<OwnedFd> {

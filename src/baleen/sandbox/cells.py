@@ -135,7 +135,7 @@ class Cells:
         return await work(await self.living_launcher())
 
     async def build(self, spec: BoxSpec, *, ahead: bool = False) -> Cell:
-        """Builds a cell; one that is built ahead, and nobody waits for, leaves others the processor.
+        """Builds a cell; one built ahead, for which nobody waits, leaves others the processor.
 
         Raises:
             LaunchError: it did not start; nothing is left of it.

@@ -225,6 +225,8 @@ class Registry:
             self._alive.pop(box.id, None)
             self._ended[box.id] = box
             box.stop_forwards()
+            if box.link is not None:
+                box.link.end()
             self._close_log(box)
             self._keep(box.id, self._remove(box))
         removal = self._removing.get(box.id)
@@ -239,11 +241,13 @@ class Registry:
 
     async def _remove(self, box: Box) -> None:
         try:
-            ending = asyncio.create_task(self._cells.end(box.id))
-            if self._freezer.is_frozen(box.groups):
+            if box.may_be_frozen and self._freezer.is_frozen(box.groups):
+                ending = asyncio.create_task(self._cells.end(box.id))
                 await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
                 self._freezer.thaw(box.groups)
-            await ending
+                await ending
+            else:
+                await self._cells.end(box.id)
         finally:
             if box.link is not None:
                 box.link.close()
@@ -327,6 +331,7 @@ class Registry:
         if box.is_paused:
             return
         loop = asyncio.get_running_loop()
+        box.may_be_frozen = True
         await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
         box.hold_still()
         await box.append(Kind.PAUSE, {})
