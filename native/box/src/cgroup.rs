@@ -1,7 +1,7 @@
 //! Control groups as the edge planned them: directories to make, files to write. Which controllers
 //! and file names exist is the edge's knowledge, so v1 and v2 look the same from here.
 
-use crate::sys::{send_signal, Fail, Named, Res, ENOENT, SIGKILL};
+use crate::sys::{send_signal, touch, Fail, Named, Res, ENOENT, SIGKILL};
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -71,6 +71,13 @@ impl Group {
     fn read(&self, files: &[&str]) -> Option<String> {
         let paths = self.dirs.iter().flat_map(|dir| files.iter().map(move |file| format!("{dir}/{file}")));
         paths.filter_map(|path| fs::read_to_string(path).ok()).next()
+    }
+
+    /// Begins the time anew for which the edge leaves a group alone that nobody is in.
+    pub fn renew(&self) {
+        for dir in &self.dirs {
+            touch(dir);
+        }
     }
 
     /// Kills what is in the groups: the last resort where process 1 could not take it along.

@@ -52,7 +52,8 @@ pub fn supervise(job: &Value, fds: [OwnedFd; 4], spawner_socket: &OwnedFd) -> i3
     let Ok(pid) = run_sharing_memory(run, (&mut command as *mut Command).cast()) else { return 1 };
     // As another user it may have made the memory that we share one that others may look into.
     let _ = set_prctl(PR_SET_DUMPABLE, 0, "set dumpable");
-    let [.., status] = fds; // the command's end of the streams is its own now
+    let [stdin, stdout, stderr, status] = fds;
+    drop((stdin, stdout, stderr)); // the command has its own
     if !command.has_told {
         tell(status.as_raw_fd(), &[(SUPERVISOR, supervisor), (COMMAND, pid)]);
     }

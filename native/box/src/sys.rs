@@ -7,6 +7,7 @@ extern "C" {
     pub fn syscall(num: c_long, ...) -> c_long;
     fn mount(src: *const c_char, at: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
     fn clone(child: extern "C" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, argument: *mut c_void, ...) -> c_int;
+    fn utimensat(dir: c_int, path: *const c_char, times: *const c_void, flags: c_int) -> c_int;
     fn faccessat(dir: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int;
     fn fchdir(fd: c_int) -> c_int;
     fn umount2(at: *const c_char, flags: c_int) -> c_int;
@@ -320,6 +321,13 @@ pub fn exists_at(dir: &OwnedFd, name: &str) -> Res<bool> {
     }
     let fail = Fail::last(format!("look for {name}"));
     if fail.errno == ENOENT { Ok(false) } else { Err(fail) }
+}
+
+/// Sets a path's time of change to now; one that is gone is none of our business.
+pub fn touch(path: &str) {
+    if let Ok(c) = cstr(path) {
+        unsafe { utimensat(AT_FDCWD, c.as_ptr(), std::ptr::null(), 0) };
+    }
 }
 
 pub fn open_path(path: &str) -> Res<OwnedFd> {

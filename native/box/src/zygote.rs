@@ -165,8 +165,12 @@ impl Zygote {
     }
 
     fn new_cradle(&mut self) -> Res<Cradle> {
-        if let Some((group, _)) = self.emptied.pop() {
-            return Cradle::prepare(&self.mode, group);
+        while let Some((group, _)) = self.emptied.pop() {
+            if group.is_like_new() {
+                group.renew();
+                return Cradle::prepare(&self.mode, group);
+            }
+            group.remove();
         }
         self.made += 1;
         let group = Group::create(&self.mode.group_parents, &format!("z{}-{}", std::process::id(), self.made))?;
@@ -286,6 +290,7 @@ impl Zygote {
     fn keep_emptied(&mut self, group: &Group) -> bool {
         let is_kept = self.emptied.len() < self.pool_size && group.is_like_new();
         if is_kept {
+            group.renew();
             self.emptied.push((group.clone(), Instant::now()));
         }
         is_kept
@@ -316,7 +321,7 @@ impl Zygote {
     }
 }
 
-/// Keeps no group for longer than this: the edge removes groups that lie about for some seconds.
+/// Keeps no group for longer than this: the edge removes groups that lie about for `OLD_GROUP_S`.
 const KEEP_EMPTIED: Duration = Duration::from_secs(1);
 
 fn has_ended(process: &OwnedFd) -> bool {
