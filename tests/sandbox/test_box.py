@@ -20,6 +20,7 @@ from baleen.sandbox import (
     Sandbox,
     UnsupportedError,
 )
+from baleen.sandbox.cgroups import NEEDED, own_paths
 from baleen.sandbox.home import Home
 from baleen.sandbox.images.errors import ImageNotFoundError
 
@@ -275,6 +276,46 @@ async def test_a_failed_launch_leaves_nothing(host: Home, tmp_path: Path) -> Non
         wait_until(lambda: len(footprint(host.root).processes) <= len(before.processes))
         sockets = host.boxes.glob("*/agent.sock")
         assert [s.parent.name for s in sockets if s.with_name("log").is_symlink()] == [box.id]
+
+
+def _groups(pid: int) -> dict[str, Path]:
+    """The control groups of a box, by controller, found by its spawner."""
+    (spawner, *_) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    paths = own_paths(Path(f"/proc/{spawner}/cgroup").read_text())
+    root = Path("/sys/fs/cgroup")
+    v1 = {name: root / name / paths[name].strip("/") for name in NEEDED if name in paths}
+    return v1 or dict.fromkeys(NEEDED, root / paths[""].strip("/"))
+
+
+def _value(groups: dict[str, Path], controller: str, *files: str) -> str:
+    found = [groups[controller] / file for file in files if (groups[controller] / file).exists()]
+    return found[0].read_text()
+
+
+@needs_privilege
+async def test_control_groups_used_again_hold_nothing_of_the_last_box(
+    host: Home, own_edge: None
+) -> None:
+    names = []
+    for number in range(16):
+        limits = {"memory_mb": 64 + number, "pids": 20 + number}
+        async with await Sandbox.create(**limits, one_off=True) as box:
+            (row,) = await Sandbox.list()
+            groups = _groups(row["pid"])
+            names.append(groups["pids"].name)
+            memory = _value(groups, "memory", "memory.limit_in_bytes", "memory.max")
+            assert int(memory) == (64 + number) << 20
+            assert int(_value(groups, "pids", "pids.max")) == 20 + number
+            kills = _value(groups, "memory", "memory.oom_control", "memory.events")
+            assert "oom_kill 0" in kills.splitlines()
+            used = _value(groups, "memory", "memory.usage_in_bytes", "memory.current")
+            assert int(used) < 8 << 20
+            await box.shell("head -c 20000000 /dev/zero > /tmp/x; sleep 60 &")
+            if number == 8:
+                fill = "x = b'x' * (1 << 30)"
+                assert (await box.run(["python3", "-c", fill])).exit_code == 137
+    assert len(set(names)) < len(names), "none was used again"
+    assert names[8] not in names[9:], "the memory killer's count stays with a group"
 
 
 async def test_a_hundred_boxes_live_at_once(host: Home, tmp_path: Path) -> None:

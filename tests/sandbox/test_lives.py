@@ -199,6 +199,18 @@ async def test_a_snapshot_holds_one_moment_of_files_that_are_being_written(box: 
     assert await lines(box, "a") > before, "it went on"
 
 
+async def test_a_snapshot_stops_programs_that_wait_for_children_on_borrowed_memory(
+    box: Sandbox,
+) -> None:
+    """Such a child that is stopped before it has its program keeps its parent from stopping."""
+    spawn = "import os\nwhile 1: os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)"
+    for _ in range(3):
+        await box.shell(f'python3 -S -c "{spawn}" >/dev/null 2>&1 &')
+    for number in range(15):
+        await box.shell(f"echo {number} > /tmp/number")
+        await box.snapshot()
+
+
 @pytest.mark.ordinary_user
 async def test_a_file_that_its_owner_may_not_read_is_named(box: Sandbox) -> None:
     await box.shell("echo secret > /root/closed; chmod 0 /root/closed")

@@ -23,6 +23,10 @@ OnEnd = Callable[[Message | None], None]
 """Called once with an operation's end, with None when the box ended first."""
 
 AGENT_PROTOCOL = 4
+
+FORGET_AFTER_S = 0.005
+"""A box is told which results it may forget with its next command, or after this: told at once, it
+would wake up while the caller of the command waits for the reply."""
 _FIRST_CONNECTION = 1 << 40
 MAX_FILE_PIECE_BYTES = 4 << 20
 _PIECE_BYTES = 1 << 20
@@ -46,6 +50,8 @@ class AgentLink:
         self._on_gone = on_gone
         self._on_accept: Callable[[int], None] | None = None
         self._hello: asyncio.Future[Message] | None = None
+        self._to_forget: list[Message] = []
+        self._forgetting: asyncio.TimerHandle | None = None
         self._count = _FIRST_CONNECTION  # commands carry their log record's seq, which is smaller
         self.pid = 0
         self.known: dict[int, str] = {}
@@ -98,7 +104,7 @@ class AgentLink:
             on_end(None)
             return
         self._operations[op] = _Operation(on_end, on_output)
-        self._link.send(message)
+        self._forget_with(message)
 
     async def _operate(self, op: int, message: Message, on_output: OnOutput | None) -> Message:
         future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
@@ -160,8 +166,19 @@ class AgentLink:
         self._link.send({"t": "helper", "argv": list(argv)})
 
     def acknowledge(self, op: int) -> None:
-        """Tells the box that the result is in the log and may be forgotten."""
-        self._link.send({"t": "ack", "op": op})
+        """Tells the box, soon, that the result is in the log and may be forgotten."""
+        self._to_forget.append({"t": "ack", "op": op})
+        if self._forgetting is None:
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(FORGET_AFTER_S, self._forget_with)
+
+    def _forget_with(self, *messages: Message) -> None:
+        """Sends messages together with what the box may forget."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        forgotten, self._to_forget = self._to_forget, []
+        self._link.send(*forgotten, *messages)
 
     def send_input(self, op: int, data: bytes, *, eof: bool) -> None:
         for start in range(0, len(data), _PIECE_BYTES):
@@ -267,12 +284,20 @@ class AgentLink:
     async def drained(self) -> None:
         await self._link.drained()
 
+    def forget_nothing_more(self) -> None:
+        """The box is being killed: it need not be told anything that waits."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        self._to_forget.clear()
+
     def end(self) -> None:
         """Lets process 1 end, and with it the box, if it still lives; closes the connection."""
         self._link.send({"t": "exit"})
         self.close()
 
     def close(self) -> None:
+        self.forget_nothing_more()
         self._link.close()
 
 

@@ -90,6 +90,8 @@ class Box:
         self.network: str | list[str] = "none"
         """What the log says it may reach."""
         self.is_paused = False
+        self.may_be_frozen = False
+        """Somebody has paused it, or begun to."""
         self.clients = 0
         self.idle_since = time.monotonic()
         self._journal = journal
@@ -116,7 +118,7 @@ class Box:
 
     def hold_still(self) -> None:
         """Stops the clocks: no time passes for a paused box."""
-        self.is_paused = True
+        self.is_paused = self.may_be_frozen = True
         for use in self._uses.values():
             use.was_paused = use.is_running
         if self.link is not None:
@@ -155,8 +157,11 @@ class Box:
         """After a restart of the edge: collects the results that process 1 kept meanwhile."""
         assert self.link is not None
         for use in self._uses.values():
-            if use.result_offset is None and use.intent_seq in self.link.known:
-                self._begin(use)
+            if use.intent_seq in self.link.known:
+                if use.result_offset is None:
+                    self._begin(use)
+                else:
+                    self._acknowledge(use)  # the last edge was killed before it did
 
     def run(
         self, key: str, job: dict[str, Any], done: Done, on_output: OnOutput | None = None
@@ -318,8 +323,8 @@ class Box:
                 self._end(use, _unrecorded(use, error))
                 return
             use.result_offset = record.offset
-            self._acknowledge(use)
             self._end(use, result)
+            self._acknowledge(use)
 
         self._journal.commit(self.log, recorded)
 

@@ -19,7 +19,7 @@ from baleen.errors import SandboxError
 
 from .agentlink import AgentLink
 from .box import Box, gone
-from .cells import Cell, Cells, first_id
+from .cells import UNCLAIMED_LINK, Cell, Cells, first_id
 from .cgroups import Groups, own_paths
 from .errors import (
     BoxGoneError,
@@ -46,6 +46,9 @@ from .trajectory import Kind, Record, read
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
+
+KILL_DELAY_S = 0.001
+"""The end of a box's processes is work for the kernel; whoever closed the box goes on first."""
 
 RECOVERY_LANES = 32
 
@@ -169,12 +172,9 @@ class Registry:
 
     def _settle_in(self, cell: Cell, request: str, spec: BoxSpec) -> Box:
         """Makes a cell a box: with a log, a request's name, and the right to outlive this edge."""
-        path = Path(spec.trajectory) if spec.trajectory else self.home.logs / f"{cell.id}.log"
-        log: Log | None = None
         try:
-            log = Log.create(path)
-            # A later edge finds the log by this link. Without it, the box has never been.
-            os.symlink(path, f"{cell.folder}/log")  # noqa: PTH211 - on the path of every create
+            self._claim_log(cell, spec)
+            log = cell.log
             places = [overlay.at for overlay in cell.rootfs.overlays]
             first = {
                 "box": cell.id,
@@ -188,12 +188,9 @@ class Registry:
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
-            if log is not None:
-                log.close()
-                log.path.unlink(missing_ok=True)
             self._keep(cell.id, self._cells.discard(cell))
             if isinstance(error, OSError):
-                raise TrajectoryError(f"cannot begin {path}: {error}") from error
+                raise TrajectoryError(f"cannot begin {cell.log.path}: {error}") from error
             raise
         box = Box(cell.id, spec, log, self._journal, self._executor)
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
@@ -207,6 +204,16 @@ class Registry:
         if not spec.one_off:
             self._spares.replace(spec, cell.rootfs)
         return box
+
+    def _claim_log(self, cell: Cell, spec: BoxSpec) -> None:
+        """A later edge finds the log by this link. Without it, the box has never been."""
+        if spec.trajectory is None:
+            os.rename(f"{cell.folder}/{UNCLAIMED_LINK}", f"{cell.folder}/log")  # noqa: PTH104
+            return
+        log = Log.create(Path(spec.trajectory))
+        cell.log.discard()
+        cell.log = log
+        os.symlink(log.path, f"{cell.folder}/log")  # noqa: PTH211 - for every box
 
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Keeps a removal in sight until it is done."""
@@ -230,6 +237,8 @@ class Registry:
             self._alive.pop(box.id, None)
             self._ended[box.id] = box
             box.stop_forwards()
+            if box.link is not None:
+                box.link.forget_nothing_more()
             self._close_log(box)
             self._keep(box.id, self._remove(box))
         removal = self._removing.get(box.id)
@@ -244,12 +253,15 @@ class Registry:
 
     async def _remove(self, box: Box) -> None:
         try:
-            ending = asyncio.create_task(self._cells.end(box.id))
-            if self._freezer.is_frozen(box.groups):
-                await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
-                self._freezer.thaw(box.groups)
             with contextlib.suppress(LaunchError):  # no launcher lived long enough to kill it
-                await ending
+                if box.may_be_frozen and self._freezer.is_frozen(box.groups):
+                    ending = asyncio.create_task(self._cells.end(box.id))
+                    await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
+                    self._freezer.thaw(box.groups)
+                    await ending
+                else:
+                    await asyncio.sleep(KILL_DELAY_S)
+                    await self._cells.end(box.id)
         finally:
             if box.link is not None:
                 box.link.end()
@@ -334,6 +346,7 @@ class Registry:
             return
         if self._freezer.is_available and box.groups:
             loop = asyncio.get_running_loop()
+            box.may_be_frozen = True
             await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
         else:
             assert box.link is not None, "a living box has one"
@@ -384,6 +397,7 @@ class Registry:
                 if (folder / "log").is_symlink():
                     await self._recover_one(folder)
                 else:
+                    self._cells.sweep_log(folder.name)
                     shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
 
         # Each box is asked what it knows, and many can answer while others' logs are read.

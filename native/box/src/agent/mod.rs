@@ -419,6 +419,6 @@ impl Agent {
 
 /// Throws away what a pipe holds; false when it has reached its end.
 fn drain(fd: &OwnedFd) -> bool {
-    let mut sink = [0; 65536];
-    !matches!(read_some(fd.as_raw_fd(), &mut sink), Ok(Some(0)) | Err(_))
+    let ended = matches!(read_onto(fd.as_raw_fd(), &mut Vec::new(), LONG_READ), Ok(Some(0)) | Err(_));
+    !ended
 }
