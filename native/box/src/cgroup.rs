@@ -79,11 +79,9 @@ impl Group {
         self.dirs.iter().all(name)
     }
 
-    /// Begins the time anew for which the edge leaves a group alone that nobody is in.
-    pub fn renew(&self) {
-        for dir in &self.dirs {
-            touch(dir);
-        }
+    /// Begins the time anew for which the edge leaves a group alone that nobody is in; false if it has gone.
+    pub fn renew(&self) -> bool {
+        self.dirs.iter().all(|dir| touch(dir))
     }
 
     /// Kills what is in the groups: the last resort where process 1 could not take it along.

@@ -166,8 +166,7 @@ impl Zygote {
 
     fn new_cradle(&mut self) -> Res<Cradle> {
         while let Some((group, _)) = self.emptied.pop() {
-            if group.is_like_new() {
-                group.renew();
+            if group.renew() {
                 return Cradle::prepare(&self.mode, group);
             }
             group.remove();
@@ -290,9 +289,8 @@ impl Zygote {
     /// Those of an earlier zygote's boxes go: by their names the edge would take them for leftovers.
     fn keep_emptied(&mut self, group: &Group) -> bool {
         let is_wanted = self.emptied.len() < self.pool_size && group.is_named(&own_prefix());
-        let is_kept = is_wanted && group.is_like_new();
+        let is_kept = is_wanted && group.is_like_new() && group.renew();
         if is_kept {
-            group.renew();
             self.emptied.push((group.clone(), Instant::now()));
         }
         is_kept
