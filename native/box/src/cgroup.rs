@@ -73,11 +73,15 @@ impl Group {
         paths.filter_map(|path| fs::read_to_string(path).ok()).next()
     }
 
-    /// Begins the time anew for which the edge leaves a group alone that nobody is in.
-    pub fn renew(&self) {
-        for dir in &self.dirs {
-            touch(dir);
-        }
+    /// Whether the groups' name begins so.
+    pub fn is_named(&self, prefix: &str) -> bool {
+        let name = |dir: &String| Path::new(dir).file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+        self.dirs.iter().all(name)
+    }
+
+    /// Begins the time anew for which the edge leaves a group alone that nobody is in; false if it has gone.
+    pub fn renew(&self) -> bool {
+        self.dirs.iter().all(|dir| touch(dir))
     }
 
     /// Kills what is in the groups: the last resort where process 1 could not take it along.

@@ -323,11 +323,9 @@ pub fn exists_at(dir: &OwnedFd, name: &str) -> Res<bool> {
     if fail.errno == ENOENT { Ok(false) } else { Err(fail) }
 }
 
-/// Sets a path's time of change to now; one that is gone is none of our business.
-pub fn touch(path: &str) {
-    if let Ok(c) = cstr(path) {
-        unsafe { utimensat(AT_FDCWD, c.as_ptr(), std::ptr::null(), 0) };
-    }
+/// Sets a path's time of change to now; false if there is no such path.
+pub fn touch(path: &str) -> bool {
+    cstr(path).is_ok_and(|c| unsafe { utimensat(AT_FDCWD, c.as_ptr(), std::ptr::null(), 0) } == 0)
 }
 
 pub fn open_path(path: &str) -> Res<OwnedFd> {

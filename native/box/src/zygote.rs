@@ -166,14 +166,13 @@ impl Zygote {
 
     fn new_cradle(&mut self) -> Res<Cradle> {
         while let Some((group, _)) = self.emptied.pop() {
-            if group.is_like_new() {
-                group.renew();
+            if group.renew() {
                 return Cradle::prepare(&self.mode, group);
             }
             group.remove();
         }
         self.made += 1;
-        let group = Group::create(&self.mode.group_parents, &format!("z{}-{}", std::process::id(), self.made))?;
+        let group = Group::create(&self.mode.group_parents, &format!("{}{}", own_prefix(), self.made))?;
         Cradle::prepare(&self.mode, group)
     }
 
@@ -287,10 +286,11 @@ impl Zygote {
     }
 
     /// Keeps the groups of a box that is gone for the next one, if they are as good as new and it needs some.
+    /// Those of an earlier zygote's boxes go: by their names the edge would take them for leftovers.
     fn keep_emptied(&mut self, group: &Group) -> bool {
-        let is_kept = self.emptied.len() < self.pool_size && group.is_like_new();
+        let is_wanted = self.emptied.len() < self.pool_size && group.is_named(&own_prefix());
+        let is_kept = is_wanted && group.is_like_new() && group.renew();
         if is_kept {
-            group.renew();
             self.emptied.push((group.clone(), Instant::now()));
         }
         is_kept
@@ -319,6 +319,11 @@ impl Zygote {
             }
         }
     }
+}
+
+/// What the names of this zygote's groups begin with.
+fn own_prefix() -> String {
+    format!("z{}-", std::process::id())
 }
 
 /// Keeps no group for longer than this: the edge removes groups that lie about for `OLD_GROUP_S`.

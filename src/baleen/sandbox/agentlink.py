@@ -74,6 +74,8 @@ class AgentLink:
         self.pid = struct.unpack("3i", credentials)[0]
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self._link, sock=sock)
+        if not self.is_open:
+            raise BoxGoneError("the box ended")  # told already, when nobody waited for a hello
         self._hello = loop.create_future()
         self._link.send({"t": "hello"})
         hello = await self._hello

@@ -337,7 +337,8 @@ class Cells:
             for group in parent.glob("z*-*"):
                 if str(group) in kept:
                     continue
-                if living is not None and group.name.startswith(living):
+                may_be_its_own = living is not None and group.name.startswith(living)
+                if may_be_its_own or self._launching.locked():  # a new one's number is not known
                     with contextlib.suppress(OSError):
                         if time.time() - group.stat().st_mtime > OLD_GROUP_S:
                             group.rmdir()

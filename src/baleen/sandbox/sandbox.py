@@ -432,9 +432,9 @@ class Sandbox:
     async def close(self) -> None:
         """Ends the box. Again: does nothing.
 
-        When it returns, the log is closed and the box's processes have been killed; the host frees
-        what they held in the next milliseconds. With a writable mount it returns when the last
-        process is gone.
+        When it returns, the log is closed and the box takes nothing more; its processes are killed,
+        and the host frees what they held, in the next milliseconds. With a writable mount it
+        returns when the last process is gone.
         """
         if self._client is None:
             return

@@ -104,9 +104,9 @@ def stack(lower: Image, upper: Image, name: str) -> Image:
 
 def rootfs_of(image: Image, home: Home) -> Rootfs:
     """What a box of an image is launched with."""
-    overlays = {o.at: o.lowers for o in base_overlays(image.base, home)}
     if image == _HOST:
         return host_rootfs(home)
+    overlays = {o.at: o.lowers for o in base_overlays(image.base, home)}
     digests = tuple(layer.digest for layer in image.layers)
     if image.layers:
         store = Store(home.images)
