@@ -190,7 +190,9 @@ class Box:
         if self.ended is not None:
             done(self._in_doubt(use))
             return
-        use.waiting.append((done, True))
+        # One that an edge before has only written down begins now, for this caller.
+        has_begun = use.is_running or (self.link is not None and use.intent_seq in self.link.known)
+        use.waiting.append((done, has_begun))
         if not use.is_running:
             use.on_output = on_output
             self._begin(use)
