@@ -74,6 +74,8 @@ async def test_what_a_call_raises_or_prints_is_told(functions: Sandbox) -> None:
         await functions.call(lambda: os.kill(os.getpid(), 9))
     with pytest.raises(CallError, match="plain data, not object"):
         await functions.call(lambda: object())
+    with pytest.raises(CallError, match="more than 10485760 bytes"):
+        await functions.call(lambda: "x" * (11 << 20))
 
 
 async def test_a_call_that_runs_too_long_is_killed_with_its_children(functions: Sandbox) -> None:
