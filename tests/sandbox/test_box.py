@@ -23,7 +23,7 @@ from baleen.sandbox import (
 from baleen.sandbox.home import Home
 from baleen.sandbox.images.errors import ImageNotFoundError
 
-from .conftest import footprint, needs_privilege, wait_until
+from .conftest import footprint, needs_limits, needs_privilege, wait_until
 
 
 async def test_the_host_image_shows_programs_and_nothing_else_of_the_host(box: Sandbox) -> None:
@@ -100,7 +100,7 @@ async def test_a_directory_can_be_the_image_and_its_links_cannot_redirect_mounts
     assert sorted(Path("/etc").iterdir()) == before
 
 
-@needs_privilege
+@needs_limits
 async def test_memory_beyond_the_limit_kills_the_command_and_not_the_box(host: Home) -> None:
     async with await Sandbox.create(memory_mb=64) as box:
         eater = "x = bytearray(200 << 20); print('ate it')"
@@ -148,7 +148,7 @@ async def test_a_full_disk_is_named_and_space_that_is_freed_can_be_written(host:
         await box.files.write("/root/small", bytes(1 << 20))
 
 
-@needs_privilege
+@needs_limits
 @pytest.mark.parametrize(("memory_mb", "exit_code"), [(32, 137), (256, 0)])
 async def test_what_a_box_writes_counts_as_its_memory(
     host: Home, memory_mb: int, exit_code: int
@@ -158,7 +158,7 @@ async def test_what_a_box_writes_counts_as_its_memory(
         assert result.exit_code == exit_code, result
 
 
-@needs_privilege
+@needs_limits
 async def test_cpu_time_is_capped(host: Home) -> None:
     async with await Sandbox.create(cpu=0.2) as box:
         burn = (
