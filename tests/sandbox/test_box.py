@@ -104,9 +104,15 @@ async def test_a_directory_can_be_the_image_and_its_links_cannot_redirect_mounts
 async def test_memory_beyond_the_limit_kills_the_command_and_not_the_box(host: Home) -> None:
     async with await Sandbox.create(memory_mb=64) as box:
         eater = "x = bytearray(200 << 20); print('ate it')"
-        result = await box.run(["/usr/bin/python3", "-c", eater])
-        assert (result.exit_code, result.stdout) == (137, b"")
+        killed = await box.run(["sh", "-c", "kill -9 $$"])
+        assert (killed.exit_code, killed.out_of_memory) == (137, False)
+        result = await box.run(["/usr/bin/python3", "-c", eater], key="eater")
+        assert (result.exit_code, result.stdout, result.out_of_memory) == (137, b"", True)
+        assert (await box.run(["/usr/bin/python3", "-c", eater], key="eater")).out_of_memory
         assert (await box.run(["echo", "alive"])).text == "alive\n"
+        below = await box.shell(f'/usr/bin/python3 -c "{eater}"; exit 3')
+        assert (below.exit_code, below.out_of_memory) == (3, True)
+        assert not (await box.run(["false"])).out_of_memory
     async with await Sandbox.create(memory_mb=400) as box:
         assert (await box.run(["/usr/bin/python3", "-c", eater])).text == "ate it\n"
 

@@ -93,7 +93,9 @@ def result_of_call(name: str, result: RunResult) -> Any:
         answer = json.loads(result.stdout)
     except ValueError:
         text = f"{name} ended without a result, exit code {result.exit_code}"
-        if result.truncated:
+        if result.out_of_memory:
+            text = f"{name} was killed: the box is out of memory"
+        elif result.truncated:
             text = f"{name} returned more than {MAX_OUTPUT_BYTES} bytes, or printed over its result"
         raise CallError(text, kind="Killed", output=printed) from None
     if "error" in answer:
