@@ -47,6 +47,14 @@ needs_privilege = pytest.mark.skipif(
     not _privileged(), reason="needs root: ids and limits of the box's own"
 )
 
+DELEGATED = "BALEEN_TEST_DELEGATED"
+"""Set where an ordinary user has been given control groups of his own."""
+
+needs_limits = pytest.mark.skipif(
+    not _privileged() and DELEGATED not in os.environ,
+    reason="needs control groups: root, or a user who was given some",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if _privileged():  # `test_ordinary_user.py` runs them as somebody else

@@ -24,7 +24,7 @@ from baleen.sandbox.cgroups import NEEDED, own_paths
 from baleen.sandbox.home import Home
 from baleen.sandbox.images.errors import ImageNotFoundError
 
-from .conftest import footprint, needs_privilege, wait_until
+from .conftest import footprint, needs_limits, needs_privilege, wait_until
 
 
 async def test_the_host_image_shows_programs_and_nothing_else_of_the_host(box: Sandbox) -> None:
@@ -101,13 +101,19 @@ async def test_a_directory_can_be_the_image_and_its_links_cannot_redirect_mounts
     assert sorted(Path("/etc").iterdir()) == before
 
 
-@needs_privilege
+@needs_limits
 async def test_memory_beyond_the_limit_kills_the_command_and_not_the_box(host: Home) -> None:
     async with await Sandbox.create(memory_mb=64) as box:
         eater = "x = bytearray(200 << 20); print('ate it')"
-        result = await box.run(["/usr/bin/python3", "-c", eater])
-        assert (result.exit_code, result.stdout) == (137, b"")
+        killed = await box.run(["sh", "-c", "kill -9 $$"])
+        assert (killed.exit_code, killed.out_of_memory) == (137, False)
+        result = await box.run(["/usr/bin/python3", "-c", eater], key="eater")
+        assert (result.exit_code, result.stdout, result.out_of_memory) == (137, b"", True)
+        assert (await box.run(["/usr/bin/python3", "-c", eater], key="eater")).out_of_memory
         assert (await box.run(["echo", "alive"])).text == "alive\n"
+        below = await box.shell(f'/usr/bin/python3 -c "{eater}"; exit 3')
+        assert (below.exit_code, below.out_of_memory) == (3, True)
+        assert not (await box.run(["false"])).out_of_memory
     async with await Sandbox.create(memory_mb=400) as box:
         assert (await box.run(["/usr/bin/python3", "-c", eater])).text == "ate it\n"
 
@@ -149,7 +155,7 @@ async def test_a_full_disk_is_named_and_space_that_is_freed_can_be_written(host:
         await box.files.write("/root/small", bytes(1 << 20))
 
 
-@needs_privilege
+@needs_limits
 @pytest.mark.parametrize(("memory_mb", "exit_code"), [(32, 137), (256, 0)])
 async def test_what_a_box_writes_counts_as_its_memory(
     host: Home, memory_mb: int, exit_code: int
@@ -159,7 +165,7 @@ async def test_what_a_box_writes_counts_as_its_memory(
         assert result.exit_code == exit_code, result
 
 
-@needs_privilege
+@needs_limits
 async def test_cpu_time_is_capped(host: Home) -> None:
     async with await Sandbox.create(cpu=0.2) as box:
         burn = (

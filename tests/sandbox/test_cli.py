@@ -71,6 +71,15 @@ def test_a_kept_box_is_listed_used_copied_from_logged_and_removed(
     assert records[-1]["payload"] == {"cause": "stopped"}
 
 
+def test_an_unknown_option_is_wrong_usage_and_one_of_the_command_its_own(host: Home) -> None:
+    for words in (("run", "--bogus", "true"), ("exec", "--bogus", "b", "true")):
+        done = cli(*words)
+        assert done.returncode == 2
+        assert "No such option" in done.stderr
+    assert cli("run", "echo", "--bogus", "-e").stdout == "--bogus -e\n"
+    assert cli("run", "--", "echo", "--", "-i").stdout == "-- -i\n"
+
+
 def test_reap_ends_the_boxes_of_a_job(host: Home) -> None:
     boxes = {cli("run", "--keep", "--job", "night", "true").stderr.strip() for _ in range(2)}
     other = cli("run", "--keep", "--job", "day", "true").stderr.strip()

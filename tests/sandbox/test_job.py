@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,25 @@ async def test_input_of_any_length_is_fed_piece_by_piece(box: Sandbox) -> None:
     await process.write(bytes(40 << 20))
     await process.write(b"", eof=True)
     assert (await process.wait()).text == f"{40 << 20}\n"
+
+
+async def test_a_window_and_a_signal_that_cannot_be_are_refused_and_harm_no_box(
+    box: Sandbox,
+) -> None:
+    shell = box.pty(["sleep", "60"])
+    waiting = asyncio.create_task(shell.wait())
+    for rows, columns in ((0, 80), (-1, 80), (24, 1 << 16), ("24", 80)):
+        with pytest.raises(UsageError, match="window"):
+            await shell.resize(rows, columns)  # type: ignore[arg-type]
+    for number in (0, -9, 9999, "TERM", True):
+        with pytest.raises(UsageError, match="signal"):
+            await shell.send_signal(number)  # type: ignore[arg-type]
+    for number in (-1, -33, 1 << 31, -(1 << 40)):  # past the check of the SDK
+        await box._ask("resize", key=shell._key, rows=number, columns=number)
+        await box._ask("signal", key=shell._key, signal=number)
+    await shell.send_signal(signal.SIGKILL)
+    assert (await waiting).exit_code == 137
+    assert (await box.run(["echo", "alive"])).text == "alive\n"
 
 
 async def test_thousands_of_variables_arrive_and_too_many_are_said_to_be(box: Sandbox) -> None:

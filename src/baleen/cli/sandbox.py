@@ -27,7 +27,9 @@ from baleen.sandbox.trajectory import Kind, Record, read
 
 T = TypeVar("T")
 FOLLOW_EVERY_S = 0.2
-COMMAND = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+COMMAND = {"allow_interspersed_args": False}
+"""Options end where the command begins: what follows is its own."""
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

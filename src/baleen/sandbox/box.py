@@ -23,6 +23,7 @@ from baleen.errors import SandboxError, UsageError
 
 from .agentlink import AgentLink, OnOutput
 from .blobs import INLINE_BYTES, fetch, keep
+from .cgroups import out_of_memory_kills
 from .egress import Egress, network_from_wire, proxy_environment
 from .errors import (
     BoxBusyError,
@@ -97,6 +98,7 @@ class Box:
         self._journal = journal
         self._executor = executor
         self._running = 0
+        self._memory_kills = 0
         self._uses: dict[str, Use] = {}
         self._egress: Egress | None = None
         self._ports: dict[int, tuple[PortForward, int]] = {}
@@ -156,12 +158,15 @@ class Box:
     def settle_unfinished(self) -> None:
         """After a restart of the edge: collects the results that process 1 kept meanwhile."""
         assert self.link is not None
-        for use in self._uses.values():
-            if use.intent_seq in self.link.known:
-                if use.result_offset is None:
-                    self._begin(use)
-                else:
-                    self._acknowledge(use)  # the last edge was killed before it did
+        kept = [use for use in self._uses.values() if use.intent_seq in self.link.known]
+        unfinished = [use for use in kept if use.result_offset is None]
+        if not unfinished:
+            self._met_the_memory_killer()  # whoever did has been told so by the edge before
+        for use in kept:
+            if use.result_offset is None:
+                self._begin(use)
+            else:
+                self._acknowledge(use)  # the last edge was killed before it did
 
     def run(
         self, key: str, job: dict[str, Any], done: Done, on_output: OnOutput | None = None
@@ -195,7 +200,9 @@ class Box:
         if self.ended is not None:
             done(self._in_doubt(use))
             return
-        use.waiting.append((done, True))
+        # One that an edge before has only written down begins now, for this caller.
+        has_begun = use.is_running or (self.link is not None and use.intent_seq in self.link.known)
+        use.waiting.append((done, has_begun))
         if not use.is_running:
             use.on_output = on_output
             self._begin(use)
@@ -285,6 +292,7 @@ class Box:
             end["duration_us"] / 1e6,
             end["truncated"],
             end["timed_out"],
+            out_of_memory=end["code"] != 0 and self._met_the_memory_killer(),
         )
         if len(result.stdout) + len(result.stderr) <= INLINE_BYTES:
             self._record(use, result, self._kept(result))
@@ -292,6 +300,11 @@ class Box:
         loop = asyncio.get_running_loop()
         keeping = loop.run_in_executor(self._executor, self._kept, result)
         keeping.add_done_callback(lambda future: self._record(use, result, future.result()))
+
+    def _met_the_memory_killer(self) -> bool:
+        """Whether the kernel has killed for memory since the last look."""
+        before, self._memory_kills = self._memory_kills, out_of_memory_kills(self.groups)
+        return self._memory_kills > before
 
     def _kept(self, result: RunResult) -> dict[str, Any] | TrajectoryError:
         """The result as the log holds it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,20 @@ def check_key(key: str | None) -> str | None:
     if key is not None and (not isinstance(key, str) or not key):
         raise UsageError(f"key={key!r} is not a non-empty str")
     return key
+
+
+def check_signal(number: int) -> int:
+    """Returns a signal's number, or raises UsageError where there is no such signal."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < signal.NSIG:
+        raise UsageError(f"signal {number!r} is not in 1..{signal.NSIG - 1}", remedy="e.g. SIGTERM")
+    return int(number)
+
+
+def check_window(rows: int, columns: int) -> None:
+    """Raises UsageError where a terminal cannot be of that size."""
+    for size in (rows, columns):
+        if not isinstance(size, int) or not 0 < size < 1 << 16:
+            raise UsageError(f"a window of {rows!r} rows and {columns!r} columns cannot be")
 
 
 def _word(what: str, value: Word) -> str | bytes:

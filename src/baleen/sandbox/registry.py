@@ -20,7 +20,7 @@ from baleen.errors import SandboxError
 from .agentlink import AgentLink
 from .box import Box, gone
 from .cells import UNCLAIMED_LINK, Cell, Cells, first_id
-from .cgroups import Groups, own_paths
+from .cgroups import Groups, out_of_memory_kills, own_paths
 from .errors import (
     BoxGoneError,
     CapacityError,
@@ -228,7 +228,7 @@ class Registry:
     def _on_gone(self, box: Box) -> None:
         """Process 1 ended without being asked to."""
         if box.ended is None:
-            killed = self.groups.out_of_memory_kills(box.groups)
+            killed = out_of_memory_kills(box.groups)
             self.destroy(box, Cause.OUT_OF_MEMORY if killed else Cause.NODE_LOST)
 
     def destroy(self, box: Box, cause: Cause) -> asyncio.Future[None] | None:

@@ -22,7 +22,7 @@ from .egress import network_to_wire
 from .errors import BoxGoneError
 from .files import Files
 from .images.base import Config
-from .job import Argv, Input, check_key, make_job
+from .job import Argv, Input, check_key, check_signal, check_window, make_job
 from .remote import Remote
 from .spec import MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
@@ -325,6 +325,7 @@ class Sandbox:
         key: str | None = None,
     ) -> Process:
         """Starts a command on a terminal; its output is one stream, its input is open."""
+        check_window(rows, columns)
         env = {"TERM": "xterm-256color", **(env or {})}
         job = self._job(argv, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
         job |= {"live": True, "tty": True, "rows": rows, "cols": columns}
@@ -517,13 +518,15 @@ class Process:
 
     async def resize(self, rows: int, columns: int) -> None:
         """Sets the window size of a command started with :meth:`Sandbox.pty`."""
+        check_window(rows, columns)
         await self._started()
         await self._box._ask("resize", key=self._key, rows=rows, columns=columns)
 
     async def send_signal(self, number: int) -> None:
         """Signals the command's process group."""
+        number = check_signal(number)
         await self._started()
-        await self._box._ask("signal", key=self._key, signal=int(number))
+        await self._box._ask("signal", key=self._key, signal=number)
 
 
 class _Shared:

@@ -161,6 +161,8 @@ class RunResult:
     timed_out: bool
     replayed: bool = False
     """The command was not run for this call: the result is the recorded one of the same key."""
+    out_of_memory: bool = False
+    """It failed, and the kernel has killed for memory in its box: give it a larger memory_mb."""
 
     @property
     def text(self) -> str:
