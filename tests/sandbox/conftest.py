@@ -23,6 +23,10 @@ PROCESSES_OF_A_SPARE = 6
 """Process 1 and spawner; with backend "function" also the interpreter with its
 supervisor, and the two processes that wait for the next call."""
 
+NAMESPACES_OF_A_BOX = 9
+"""Mount, pid (also for children), ipc, uts, network, user, and two of control groups: process 1's
+and the spawner's. The launcher has one more that holds image layers."""
+
 
 def _why_not() -> str | None:
     try:
@@ -43,6 +47,14 @@ needs_privilege = pytest.mark.skipif(
     not _privileged(), reason="needs root: ids and limits of the box's own"
 )
 
+DELEGATED = "BALEEN_TEST_DELEGATED"
+"""Set where an ordinary user has been given control groups of his own."""
+
+needs_limits = pytest.mark.skipif(
+    not _privileged() and DELEGATED not in os.environ,
+    reason="needs control groups: root, or a user who was given some",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if _privileged():  # `test_ordinary_user.py` runs them as somebody else
@@ -59,6 +71,9 @@ class Footprint(NamedTuple):
     mounts: list[str]
     groups: list[str]
     processes: list[str]
+    namespaces: list[str]
+    loops: list[str]
+    """An edge keeps layers mounted, so these are compared when all tests are done."""
     staged: list[str]
 
 
@@ -72,6 +87,28 @@ def _processes(home: Path) -> list[str]:
     return found
 
 
+def _namespaces(processes: list[str]) -> list[str]:
+    """Those that processes are in and this one is not."""
+
+    def of(pid: str) -> set[str]:
+        with contextlib.suppress(OSError):
+            return {str(link.readlink()) for link in Path("/proc", pid, "ns").iterdir()}
+        return set()
+
+    pids = (process.split(" ", 1)[0] for process in processes)
+    return sorted(set().union(*map(of, pids)) - of("self"))
+
+
+def _loops(home: Path) -> list[str]:
+    """Loop devices whose file is of this home."""
+    found = []
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if device.read_text().startswith(str(home)):
+                found.append(str(device))
+    return found
+
+
 def footprint(home: Path) -> Footprint:
     name = Home(home).group_name
     groups = [
@@ -80,10 +117,13 @@ def footprint(home: Path) -> Footprint:
         for group in groups
         if folder.endswith(name)
     ]
+    processes = _processes(home)
     return Footprint(
         mounts=Path("/proc/self/mounts").read_text().splitlines(),
         groups=groups,
-        processes=_processes(home),
+        processes=processes,
+        namespaces=_namespaces(processes),
+        loops=_loops(home),
         staged=[str(path) for path in (home / "stage").glob("*")],
     )
 
@@ -151,11 +191,13 @@ def _leftovers(home: Path, mounts_before: list[str]) -> dict[str, list[str]]:
     now = footprint(home)
     owned, spares = _sockets(home)
     groups_of_spares = 3 * (POOL_SIZE + len(spares))
+    own_namespaces = 2 + NAMESPACES_OF_A_BOX * (POOL_SIZE + len(spares))
     own_processes = 2 + 2 * POOL_SIZE + PROCESSES_OF_A_SPARE * len(spares)
     return {
         "mounts": [mount for mount in now.mounts if mount not in mounts_before],
         "groups": now.groups if len(now.groups) > groups_of_spares else [],
         "processes": now.processes if len(now.processes) > own_processes else [],
+        "namespaces": now.namespaces if len(now.namespaces) > own_namespaces else [],
         "staged": now.staged,
         "sockets": owned,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from baleen.sandbox import (
     Sandbox,
     UnsupportedError,
 )
+from baleen.sandbox.cgroups import NEEDED, own_paths
 from baleen.sandbox.home import Home
 from baleen.sandbox.images.errors import ImageNotFoundError
 
-from .conftest import footprint, needs_privilege, wait_until
+from .conftest import footprint, needs_limits, needs_privilege, wait_until
 
 
 async def test_the_host_image_shows_programs_and_nothing_else_of_the_host(box: Sandbox) -> None:
@@ -99,13 +101,19 @@ async def test_a_directory_can_be_the_image_and_its_links_cannot_redirect_mounts
     assert sorted(Path("/etc").iterdir()) == before
 
 
-@needs_privilege
+@needs_limits
 async def test_memory_beyond_the_limit_kills_the_command_and_not_the_box(host: Home) -> None:
     async with await Sandbox.create(memory_mb=64) as box:
         eater = "x = bytearray(200 << 20); print('ate it')"
-        result = await box.run(["/usr/bin/python3", "-c", eater])
-        assert (result.exit_code, result.stdout) == (137, b"")
+        killed = await box.run(["sh", "-c", "kill -9 $$"])
+        assert (killed.exit_code, killed.out_of_memory) == (137, False)
+        result = await box.run(["/usr/bin/python3", "-c", eater], key="eater")
+        assert (result.exit_code, result.stdout, result.out_of_memory) == (137, b"", True)
+        assert (await box.run(["/usr/bin/python3", "-c", eater], key="eater")).out_of_memory
         assert (await box.run(["echo", "alive"])).text == "alive\n"
+        below = await box.shell(f'/usr/bin/python3 -c "{eater}"; exit 3')
+        assert (below.exit_code, below.out_of_memory) == (3, True)
+        assert not (await box.run(["false"])).out_of_memory
     async with await Sandbox.create(memory_mb=400) as box:
         assert (await box.run(["/usr/bin/python3", "-c", eater])).text == "ate it\n"
 
@@ -113,8 +121,11 @@ async def test_memory_beyond_the_limit_kills_the_command_and_not_the_box(host: H
 async def test_the_pids_limit_stops_a_fork_loop_and_says_so(host: Home) -> None:
     async with await Sandbox.create(pids=20) as box:
         line = "for i in $(seq 100); do sleep 30 & done; wait"
-        filler = asyncio.create_task(box.run(["bash", "-c", line], timeout_s=3))
-        await asyncio.sleep(1)
+        filler = asyncio.create_task(box.run(["bash", "-c", line], timeout_s=8))
+        with contextlib.suppress(BoxBusyError):
+            while not filler.done():  # until it has filled the box
+                await asyncio.sleep(0.2)
+                await box.run(["true"])
         with pytest.raises(BoxBusyError, match="limit"):
             await box.run(["true"], key="later")
         assert b"Resource temporarily unavailable" in (await filler).stderr
@@ -144,7 +155,7 @@ async def test_a_full_disk_is_named_and_space_that_is_freed_can_be_written(host:
         await box.files.write("/root/small", bytes(1 << 20))
 
 
-@needs_privilege
+@needs_limits
 @pytest.mark.parametrize(("memory_mb", "exit_code"), [(32, 137), (256, 0)])
 async def test_what_a_box_writes_counts_as_its_memory(
     host: Home, memory_mb: int, exit_code: int
@@ -154,7 +165,7 @@ async def test_what_a_box_writes_counts_as_its_memory(
         assert result.exit_code == exit_code, result
 
 
-@needs_privilege
+@needs_limits
 async def test_cpu_time_is_capped(host: Home) -> None:
     async with await Sandbox.create(cpu=0.2) as box:
         burn = (
@@ -271,6 +282,46 @@ async def test_a_failed_launch_leaves_nothing(host: Home, tmp_path: Path) -> Non
         wait_until(lambda: len(footprint(host.root).processes) <= len(before.processes))
         sockets = host.boxes.glob("*/agent.sock")
         assert [s.parent.name for s in sockets if s.with_name("log").is_symlink()] == [box.id]
+
+
+def _groups(pid: int) -> dict[str, Path]:
+    """The control groups of a box, by controller, found by its spawner."""
+    (spawner, *_) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    paths = own_paths(Path(f"/proc/{spawner}/cgroup").read_text())
+    root = Path("/sys/fs/cgroup")
+    v1 = {name: root / name / paths[name].strip("/") for name in NEEDED if name in paths}
+    return v1 or dict.fromkeys(NEEDED, root / paths[""].strip("/"))
+
+
+def _value(groups: dict[str, Path], controller: str, *files: str) -> str:
+    found = [groups[controller] / file for file in files if (groups[controller] / file).exists()]
+    return found[0].read_text()
+
+
+@needs_privilege
+async def test_control_groups_used_again_hold_nothing_of_the_last_box(
+    host: Home, own_edge: None
+) -> None:
+    names = []
+    for number in range(16):
+        limits = {"memory_mb": 64 + number, "pids": 20 + number}
+        async with await Sandbox.create(**limits, one_off=True) as box:
+            (row,) = await Sandbox.list()
+            groups = _groups(row["pid"])
+            names.append(groups["pids"].name)
+            memory = _value(groups, "memory", "memory.limit_in_bytes", "memory.max")
+            assert int(memory) == (64 + number) << 20
+            assert int(_value(groups, "pids", "pids.max")) == 20 + number
+            kills = _value(groups, "memory", "memory.oom_control", "memory.events")
+            assert "oom_kill 0" in kills.splitlines()
+            used = _value(groups, "memory", "memory.usage_in_bytes", "memory.current")
+            assert int(used) < 8 << 20
+            await box.shell("head -c 20000000 /dev/zero > /tmp/x; sleep 60 &")
+            if number == 8:
+                fill = "x = b'x' * (1 << 30)"
+                assert (await box.run(["python3", "-c", fill])).exit_code == 137
+    assert len(set(names)) < len(names), "none was used again"
+    assert names[8] not in names[9:], "the memory killer's count stays with a group"
 
 
 async def test_a_hundred_boxes_live_at_once(host: Home, tmp_path: Path) -> None:

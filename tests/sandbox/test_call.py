@@ -15,6 +15,8 @@ from baleen.errors import UsageError
 from baleen.sandbox import BoxBusyError, CallError, DivergenceError, InDoubtError, Sandbox
 from baleen.sandbox.home import Home
 
+from .conftest import needs_limits
+
 FACTOR = 3
 
 
@@ -74,6 +76,15 @@ async def test_what_a_call_raises_or_prints_is_told(functions: Sandbox) -> None:
         await functions.call(lambda: os.kill(os.getpid(), 9))
     with pytest.raises(CallError, match="plain data, not object"):
         await functions.call(lambda: object())
+    with pytest.raises(CallError, match="more than 10485760 bytes"):
+        await functions.call(lambda: "x" * (11 << 20))
+
+
+@needs_limits
+async def test_a_call_that_needs_too_much_memory_says_so(functions: Sandbox) -> None:
+    with pytest.raises(CallError, match="out of memory"):
+        await functions.call(lambda: len(bytearray(900 << 20)))
+    assert await functions.call(lambda: 5) == 5
 
 
 async def test_a_call_that_runs_too_long_is_killed_with_its_children(functions: Sandbox) -> None:

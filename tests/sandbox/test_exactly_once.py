@@ -180,24 +180,34 @@ async def test_boxes_outlive_the_launcher_and_a_new_one_takes_over(
 
 
 async def test_boxes_made_while_launchers_are_killed_start_all_the_same(
-    host: Home, monkeypatch: pytest.MonkeyPatch
+    host: Home, own_edge: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A box whose launcher dies before the edge has reached it is begun again."""
+    """A box whose launcher dies before the edge has reached it is begun again.
+
+    Each kill waits until a box has been made since the last: no box could be on a host where every
+    launcher dies at once, and how many kills one attempt sees must not depend on the machine.
+    """
     monkeypatch.setenv("BALEEN_SANDBOX_POOL_SIZE", "0")  # each is launched when it is asked for
     chance = random.Random(5)
+    made = 0
 
     async def lives(count: int) -> int:
+        nonlocal made
         for number in range(count):
             async with await Sandbox.create() as box:
+                made += 1
                 assert (await box.run(["echo", str(number)])).text == f"{number}\n"
         return count
 
     async with await Sandbox.create():
         edge = edge_pid(host.root)
         work = [asyncio.create_task(lives(100)) for _ in range(4)]
-        kills = 0
+        kills = made_at_kill = 0
         while not all(task.done() for task in work):
             await asyncio.sleep(0.05 + 0.1 * chance.random())
+            if made < made_at_kill + 3:
+                continue
+            made_at_kill = made
             for child in Path(f"/proc/{edge}/task/{edge}/children").read_text().split():
                 if "zygote" in Path(f"/proc/{child}/cmdline").read_text():
                     os.kill(int(child), signal.SIGKILL)
@@ -266,3 +276,29 @@ async def test_boxes_that_are_removed_while_their_launcher_is_killed_leave_nothi
         await asyncio.gather(*(box.close() for box in closing))
         await asyncio.gather(*(box.close() for box in await more))
     assert not await Sandbox.list()  # and the fixture counts processes and groups
+
+
+async def test_boxes_are_gone_though_no_launcher_lived_to_end_them(host: Home) -> None:
+    """Every launcher dies as soon as it is there; closing a box must free the host all the same."""
+    boxes = [await Sandbox.create(ttl_idle_s=3600) for _ in range(12)]
+    for box in boxes:
+        await box.shell("sleep 1000 & true")
+    edge = edge_pid(host.root)
+    pids = [row["pid"] for row in await Sandbox.list()]
+    is_done = False
+
+    async def kill_every_launcher() -> None:
+        while not is_done:
+            for child in Path(f"/proc/{edge}/task/{edge}/children").read_text().split():
+                with contextlib.suppress(OSError):
+                    if "zygote" in Path(f"/proc/{child}/cmdline").read_text():
+                        os.kill(int(child), signal.SIGKILL)
+            await asyncio.sleep(0.001)
+
+    killing = asyncio.create_task(kill_every_launcher())
+    await asyncio.sleep(0.1)
+    await asyncio.gather(*(box.close() for box in boxes))
+    await asyncio.sleep(0.5)
+    is_done = True
+    await killing
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))

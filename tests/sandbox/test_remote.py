@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 from baleen.sandbox import EdgeError, Sandbox, UnsupportedError
 from baleen.sandbox.home import Home
 from baleen.sandbox.openapi import REQUESTS
+from baleen.sandbox.server import _HANDLERS
 
 from .conftest import kill_edge, stop_edge
 
@@ -137,10 +139,27 @@ def test_plain_http_creates_runs_and_closes(served: Served) -> None:
     assert ask(served, "/v1/run", {"box": box, "job": job, "key": "k"})[1]["ok"]["replayed"]
     status, other = ask(served, "/v1/run", {"box": box, "job": {"argv": ["ls"]}, "key": "k"})
     assert (status, other["error"]["code"]) == (409, "sandbox-divergence")
+    status, made = ask(served, "/v1/snapshot", {"box": box})
+    assert (status, len(made["ok"])) == (200, 64)
     _, read = ask(served, "/v1/file", {"box": box, "op": "read", "path": "/etc/hostname"})
     assert "error" in read
     assert ask(served, "/v1/reap", {"job": "j"}) == (200, {"ok": [box]})
     assert ask(served, "/v1/run", {"box": box, "job": job})[1]["error"]["cause"] == "evicted"
+
+
+def test_a_command_that_cannot_be_right_is_refused_and_harms_no_box(served: Served) -> None:
+    box = ask(served, "/v1/create", {})[1]["ok"]["box"]
+    for job in ({"argv": ["id"], "user": 1.5}, {"argv": ["id", 5]}, {"argv": ["id"], "tty": True}):
+        assert ask(served, "/v1/run", {"box": box, "job": job})[0] == 400, job
+    data = {"base64": base64.b64encode(bytes(33 << 20)).decode()}
+    job = {"argv": ["wc", "-c"], "stdin": data}
+    assert ask(served, "/v1/run", {"box": box, "job": job})[0] == 400
+    write = {"box": box, "op": "write", "path": "/tmp/x", "arguments": {"data": data}}
+    assert ask(served, "/v1/file", write)[0] == 400
+    job = {"argv": ["echo", "alive"]}
+    ran = ask(served, "/v1/run", {"box": box, "job": job})[1]["ok"]
+    assert base64.b64decode(ran["stdout"]["base64"]) == b"alive\n"
+    assert ask(served, "/v1/close", {"box": box})[0] == 200
 
 
 def test_what_is_not_asked_right_is_answered_and_nothing_breaks(served: Served) -> None:
@@ -156,6 +175,7 @@ def test_the_document_names_every_request(served: Served) -> None:
     assert status == 200
     assert document["openapi"].startswith("3.1")
     assert {f"/v1/{name}" for name in REQUESTS} < set(document["paths"])
+    assert set(REQUESTS) - {"run"} <= set(_HANDLERS)
     run = document["paths"]["/v1/run"]["post"]["requestBody"]["content"]["application/json"]
     assert run["schema"]["required"] == ["box", "job"]
 

@@ -115,6 +115,23 @@ async def test_a_command_that_kills_its_supervisor_leaves_nothing_behind(box: Sa
     assert "sleep" not in (await box.run(["ps", "-A", "-o", "args="])).text
 
 
+async def test_a_waiting_supervisor_that_something_killed_is_replaced(box: Sandbox) -> None:
+    """After a few commands one waits: a child of the spawner that is not this command's."""
+    for _ in range(5):
+        killed = await box.shell("sleep 0.1; kill -9 $(pgrep -P 2 | grep -vx $PPID)")
+        assert (await box.run(["echo", "still here"])).text == "still here\n"
+    assert killed.exit_code == 0
+
+
+async def test_commands_of_one_box_run_beside_one_another(box: Sandbox) -> None:
+    for _ in range(3):
+        await box.run(["true"])
+    started = time.monotonic()
+    results = await asyncio.gather(*(box.shell(f"sleep 1; echo {n}") for n in range(20)))
+    assert [result.text for result in results] == [f"{n}\n" for n in range(20)]
+    assert time.monotonic() - started < 15
+
+
 async def test_a_box_survives_kill_everything_from_inside(box: Sandbox) -> None:
     result = await box.run(
         ["bash", "-c", "kill -9 -1; kill -9 1 2 3; echo unreachable"], timeout_s=5

@@ -272,3 +272,14 @@ async def test_a_stopped_spawner_costs_one_command_and_not_the_box(box: Sandbox)
     with pytest.raises(Exception, match="not started"):
         await box.run(["echo", "lost"], timeout_s=1)
     assert (await box.run(["echo", "back"], timeout_s=20)).text == "back\n"
+
+
+async def test_a_stopped_waiting_supervisor_costs_one_command_and_not_the_box(box: Sandbox) -> None:
+    for _ in range(4):
+        await box.run(["true"])
+    await box.shell("sleep 0.1; kill -STOP $(pgrep -P 2 | grep -vx $PPID)")
+    with pytest.raises(Exception, match="not started"):
+        await box.run(["echo", "lost"], timeout_s=1)
+    assert (await box.run(["echo", "back"], timeout_s=20)).text == "back\n"
+    left = await box.run(["ps", "-A", "-o", "stat="])
+    assert "T" not in left.text, "it ended with its spawner"

@@ -68,6 +68,8 @@ const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const EQUAL: u16 = 0x15;
 const ANY_BIT: u16 = 0x45;
+const AT_LEAST: u16 = 0x35;
+const JUMP: u16 = 0x05;
 const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
@@ -130,38 +132,124 @@ const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
 const FS_IOC_FSGETXATTR: u32 = 0x801c_581f;
 
+/// What the filter does with a system call.
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    Return(u32),
+    /// Goes on at the rules for this call's arguments.
+    Look(Arguments),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Arguments {
+    /// Namespaces are refused, by clone and by unshare.
+    Namespaces,
+    Socket,
+    Ioctl,
+}
+
+const ALLOWED: Verdict = Verdict::Return(ALLOW);
+const REFUSED: Verdict = Verdict::Return(EPERM);
+
 /// A deny list: what a box must never reach even if a capability check were missing. clone3 hides its
 /// flags from filters, so it answers ENOSYS and C libraries fall back to clone, whose flags are checked.
-fn filter() -> Vec<Instruction> {
+fn verdicts() -> Vec<(u32, Verdict)> {
     use numbers::*;
-    let op = |code, k| Instruction { code, if_true: 0, if_false: 0, k };
-    let skip_unless = |k, count| Instruction { code: EQUAL, if_true: 0, if_false: count, k };
-    let skip_unless_any = |k, count| Instruction { code: ANY_BIT, if_true: 0, if_false: count, k };
-    let mut p = vec![op(LOAD, OFFSET_ARCH), Instruction { code: EQUAL, if_true: 1, if_false: 0, k: ARCH }];
+    let mut all: Vec<_> = DENIED.iter().chain(DENIED_EVERYWHERE).map(|number| (*number, REFUSED)).collect();
+    all.extend([CLONE, UNSHARE].map(|number| (number, Verdict::Look(Arguments::Namespaces))));
+    all.extend([(SOCKET, Verdict::Look(Arguments::Socket)), (IOCTL, Verdict::Look(Arguments::Ioctl))]);
+    all.push((CLONE3, Verdict::Return(ENOSYS)));
+    all.sort_unstable_by_key(|(number, _)| *number);
+    all
+}
+
+/// The same for every number: (first number, verdict), each up to where the next one begins.
+fn ranges() -> Vec<(u32, Verdict)> {
+    let mut ranges = vec![(0, ALLOWED)];
+    for (number, verdict) in verdicts() {
+        if ranges.last().is_some_and(|(start, _)| *start == number) {
+            ranges.pop();
+        }
+        if !ranges.last().is_some_and(|(_, last)| *last == verdict) {
+            ranges.push((number, verdict));
+        }
+        ranges.push((number + 1, ALLOWED));
+    }
+    if numbers::X32_BIT != 0 {
+        ranges.push((numbers::X32_BIT, REFUSED));
+    }
+    ranges
+}
+
+fn op(code: u16, k: u32) -> Instruction {
+    Instruction { code, if_true: 0, if_false: 0, k }
+}
+
+fn skip_unless(k: u32, count: u8) -> Instruction {
+    Instruction { code: EQUAL, if_true: 0, if_false: count, k }
+}
+
+/// The program. The kernel runs it once for every number there is when it is installed, and that for
+/// each box: so it finds a number by halving, not by asking for one after the other.
+fn filter() -> Vec<Instruction> {
+    let mut p = vec![op(LOAD, OFFSET_ARCH), Instruction { code: EQUAL, if_true: 1, if_false: 0, k: numbers::ARCH }];
     p.extend([op(RETURN, EPERM), op(LOAD, OFFSET_NR)]);
-    if X32_BIT != 0 {
-        p.extend([skip_unless_any(X32_BIT, 1), op(RETURN, EPERM)]);
+    let mut looks = Vec::new();
+    halve(&ranges(), &mut p, &mut looks);
+    for arguments in [Arguments::Namespaces, Arguments::Socket, Arguments::Ioctl] {
+        let start = p.len();
+        for (at, _) in looks.iter().filter(|(_, wanted)| *wanted == arguments) {
+            p[*at].k = (start - at - 1) as u32;
+        }
+        p.extend(argument_rules(arguments));
     }
-    for number in DENIED.iter().chain(DENIED_EVERYWHERE) {
-        p.extend([skip_unless(*number, 1), op(RETURN, EPERM)]);
+    p
+}
+
+/// Finds the range that holds the loaded number; `looks` gets the jumps whose goals are not known yet.
+fn halve(ranges: &[(u32, Verdict)], p: &mut Vec<Instruction>, looks: &mut Vec<(usize, Arguments)>) {
+    if let [(_, verdict)] = ranges {
+        match verdict {
+            Verdict::Return(value) => p.push(op(RETURN, *value)),
+            Verdict::Look(arguments) => {
+                looks.push((p.len(), *arguments));
+                p.push(op(JUMP, 0));
+            }
+        }
+        return;
     }
-    p.extend([skip_unless(CLONE3, 1), op(RETURN, ENOSYS)]);
-    for number in [CLONE, UNSHARE] {
-        p.extend([skip_unless(number, 4), op(LOAD, offset_arg(0)), skip_unless_any(NAMESPACE_FLAGS, 1)]);
-        p.extend([op(RETURN, EPERM), op(RETURN, ALLOW)]);
+    let (low, high) = ranges.split_at(ranges.len() / 2);
+    let at = p.len();
+    p.push(op(AT_LEAST, high[0].0));
+    halve(low, p, looks);
+    p[at].if_true = (p.len() - at - 1) as u8;
+    halve(high, p, looks);
+}
+
+fn argument_rules(arguments: Arguments) -> Vec<Instruction> {
+    let mut p = Vec::new();
+    match arguments {
+        Arguments::Namespaces => {
+            p.push(op(LOAD, offset_arg(0)));
+            p.push(Instruction { code: ANY_BIT, if_true: 0, if_false: 1, k: NAMESPACE_FLAGS });
+            p.push(op(RETURN, EPERM));
+        }
+        Arguments::Socket => {
+            p.push(op(LOAD, offset_arg(0)));
+            for family in ADDRESS_FAMILIES {
+                p.extend([skip_unless(family, 1), op(RETURN, EPERM)]);
+            }
+        }
+        // Terminal injection, and the XFS family (type 'X'), which has bypassed file permissions before.
+        Arguments::Ioctl => {
+            p.push(op(LOAD, offset_arg(1)));
+            for request in [TIOCSTI, TIOCLINUX] {
+                p.extend([skip_unless(request, 1), op(RETURN, EPERM)]);
+            }
+            p.extend([skip_unless(FS_IOC_FSGETXATTR, 1), op(RETURN, ALLOW)]);
+            p.extend([op(AND, 0xff00), skip_unless(0x5800, 1), op(RETURN, EPERM)]);
+        }
     }
-    p.extend([skip_unless(SOCKET, 6), op(LOAD, offset_arg(0))]);
-    for family in ADDRESS_FAMILIES {
-        p.extend([skip_unless(family, 1), op(RETURN, EPERM)]);
-    }
-    p.push(op(RETURN, ALLOW));
-    // Terminal injection, and the XFS family (type 'X'), which has bypassed file permissions before.
-    p.extend([skip_unless(IOCTL, 11), op(LOAD, offset_arg(1))]);
-    for request in [TIOCSTI, TIOCLINUX] {
-        p.extend([skip_unless(request, 1), op(RETURN, EPERM)]);
-    }
-    p.extend([skip_unless(FS_IOC_FSGETXATTR, 1), op(RETURN, ALLOW)]);
-    p.extend([op(AND, 0xff00), skip_unless(0x5800, 1), op(RETURN, EPERM), op(RETURN, ALLOW)]);
     p.push(op(RETURN, ALLOW));
     p
 }
@@ -177,4 +265,82 @@ fn install_filter() -> Res<()> {
     const SECCOMP_MODE_FILTER: u64 = 2;
     let address = &program as *const Program as u64;
     check(unsafe { sys::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0) }.into(), "seccomp").map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with a program, for the instructions that occur here.
+    fn run(program: &[Instruction], arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let i = &program[at];
+            at += 1;
+            let is_so = match i.code {
+                RETURN => return i.k,
+                LOAD => {
+                    loaded = match i.k {
+                        OFFSET_NR => number,
+                        OFFSET_ARCH => arch,
+                        offset => arguments[(offset as usize - 16) / 8],
+                    };
+                    continue;
+                }
+                AND => {
+                    loaded &= i.k;
+                    continue;
+                }
+                JUMP => {
+                    at += i.k as usize;
+                    continue;
+                }
+                EQUAL => loaded == i.k,
+                ANY_BIT => loaded & i.k != 0,
+                AT_LEAST => loaded >= i.k,
+                code => panic!("instruction {code:#x}"),
+            };
+            at += usize::from(if is_so { i.if_true } else { i.if_false });
+        }
+    }
+
+    /// The rules, asked one after the other.
+    fn plain(arch: u32, number: u32, arguments: [u32; 2]) -> u32 {
+        use numbers::*;
+        let is_x32 = X32_BIT != 0 && number >= X32_BIT;
+        if arch != ARCH || is_x32 || DENIED.contains(&number) || DENIED_EVERYWHERE.contains(&number) {
+            return EPERM;
+        }
+        let refused = match number {
+            CLONE3 => return ENOSYS,
+            CLONE | UNSHARE => arguments[0] & NAMESPACE_FLAGS != 0,
+            SOCKET => ADDRESS_FAMILIES.contains(&arguments[0]),
+            IOCTL => {
+                let is_xfs = arguments[1] & 0xff00 == 0x5800 && arguments[1] != FS_IOC_FSGETXATTR;
+                [TIOCSTI, TIOCLINUX].contains(&arguments[1]) || is_xfs
+            }
+            _ => false,
+        };
+        if refused { EPERM } else { ALLOW }
+    }
+
+    #[test]
+    fn halving_finds_what_asking_one_after_the_other_finds() {
+        let program = filter();
+        let values = [0, 1, 2, 11, 38, 40, 0x0002_0000, 0x1000_0011, TIOCSTI, TIOCLINUX, FS_IOC_FSGETXATTR, 0x5801, 0xc020_5819];
+        let numbers = (0..1024).chain([0x3fff_ffff, 0x4000_0000, 0x4000_00a5, u32::MAX]);
+        for number in numbers {
+            for arguments in values.iter().flat_map(|a| values.map(|b| [*a, b])) {
+                let got = run(&program, numbers::ARCH, number, arguments);
+                assert_eq!(got, plain(numbers::ARCH, number, arguments), "call {number} {arguments:x?}");
+            }
+            assert_eq!(run(&program, 3, number, [0, 0]), EPERM);
+        }
+    }
+
+    #[test]
+    fn a_number_is_found_in_few_steps() {
+        let longest = ranges().len().next_power_of_two().trailing_zeros();
+        assert!(longest <= 7 && filter().len() < 256, "{longest} steps, {} instructions", filter().len());
+    }
 }

@@ -32,11 +32,9 @@ impl Conn {
 
     /// Reads what is there and returns the whole frames; an error means the edge is gone or mad.
     pub fn receive(&mut self) -> Res<Vec<Value>> {
-        let mut part = [0; 65536];
-        match sys::read_some(self.fd(), &mut part)? {
-            Some(0) => return Err(Fail { what: "the edge closed".into(), errno: 0 }),
-            Some(got) => self.incoming.extend_from_slice(&part[..got]),
-            None => {}
+        let most = if self.incoming.len() < sys::SHORT_READ { sys::SHORT_READ } else { sys::LONG_READ };
+        if sys::read_onto(self.fd.as_raw_fd(), &mut self.incoming, most)? == Some(0) {
+            return Err(Fail { what: "the edge closed".into(), errno: 0 });
         }
         let mut frames = Vec::new();
         while let Some(value) = frame::unpack(&mut self.incoming)? {

@@ -13,6 +13,7 @@ use crate::net;
 use crate::rootfs;
 use crate::spawner::Spawner;
 use crate::sys::*;
+use crate::turns;
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
@@ -31,8 +32,8 @@ pub struct Mode {
 }
 
 impl Cradle {
-    pub fn prepare(mode: &Mode, name: &str) -> Res<Cradle> {
-        let group = Group::create(&mode.group_parents, name)?;
+    /// Begins a cradle in groups where nobody is.
+    pub fn prepare(mode: &Mode, group: Group) -> Res<Cradle> {
         let prepared = Cradle::launch(mode, &group);
         if prepared.is_err() {
             group.remove();
@@ -119,6 +120,7 @@ type Started = (OwnedFd, Spawner, Vec<fs::File>);
 
 fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> Res<Started> {
     set_prctl(PR_SET_PDEATHSIG, SIGKILL as u64, "death signal")?;
+    let turns = turns::ordinary();
     if !mode.privileged {
         map_only(ids)?;
     }
@@ -128,8 +130,11 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
         net::loopback_up()?;
     }
     let procs = group.dirs.iter().map(|dir| open_procs(dir)).collect::<Res<Vec<_>>>()?;
-    let mut spawner = Spawner::start(Some(group))?;
+    let mut spawner = Spawner::start(Some(group), turns)?;
     let (spec, mut fds) = receive(socket)?;
+    if !spec.get("ahead").bool() {
+        turns.iter().for_each(turns::take);
+    }
     if fds.is_empty() {
         return Err(Fail { what: "the specification came without a socket".into(), errno: 0 });
     }
@@ -147,6 +152,7 @@ fn become_box(socket: &OwnedFd, mode: &Mode, group: &Group, ids: (u32, u32)) -> 
     check(unsafe { listen(listener.as_raw_fd(), 16) }.into(), "listen")?;
     // Changing ids has cleared it. Until an edge connects, the box ends with its launcher.
     set_prctl(PR_SET_PDEATHSIG, SIGKILL as u64, "death signal")?;
+    turns.iter().for_each(turns::take);
     let unmapped = unmapped.into_iter().map(Value::Str).collect::<Vec<_>>();
     frame::send(socket.as_raw_fd(), &map! { "t" => "ready", "unmapped" => unmapped, "landlock" => spawner.fenced })?;
     Ok((listener, spawner, procs))
@@ -176,14 +182,13 @@ fn silence_streams() -> Res<()> {
 pub fn receive(socket: &OwnedFd) -> Res<(Value, Vec<OwnedFd>)> {
     let mut data = Vec::new();
     let mut fds = Vec::new();
-    let mut part = vec![0; 65536];
     loop {
-        let (got, more) = recv_with_fds(socket, &mut part)?;
+        let most = if data.is_empty() { SHORT_READ } else { LONG_READ };
+        let (got, more) = recv_with_fds(socket, &mut data, most)?;
         if got == 0 {
             return Err(Fail { what: "the other end closed".into(), errno: 0 });
         }
         fds.extend(more);
-        data.extend_from_slice(&part[..got]);
         if let Some(value) = frame::unpack(&mut data)? {
             return Ok((value, fds));
         }

@@ -2,23 +2,43 @@
 //!
 //! The supervisor is a child subreaper, so daemons that double-fork or start new sessions stay its
 //! descendants and can be found by parentage. It ends when the last of them has ended.
+//!
+//! The command's process borrows the supervisor's memory until it is replaced by the program: copying
+//! page tables for an instant cost as much as everything else that happens here.
 
 use crate::msgpack::Value;
 use crate::sys::*;
 use crate::turns;
 use crate::users::User;
-use std::ffi::{c_char, CString};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::ffi::{c_char, c_int, c_void, CString};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const NOT_FOUND: i32 = 127;
 const NOT_RUNNABLE: i32 = 126;
 
-/// What the supervisor writes to the status pipe: its own process id and the command's, then the
-/// command's wait status; each a little-endian i32.
+/// What the status pipe tells: pairs of little-endian i32, one of these and its value. The two numbers
+/// come twice where the command's process is killed just as it tells them.
+pub const SUPERVISOR: i32 = 0;
+pub const COMMAND: i32 = 1;
+/// The command's wait status.
+pub const STATUS: i32 = 2;
+
+fn tell(status: RawFd, pairs: &[(i32, i32)]) {
+    let bytes: Vec<u8> = pairs.iter().flat_map(|(what, value)| [what.to_le_bytes(), value.to_le_bytes()].concat()).collect();
+    let _ = write_all(status, &bytes);
+}
+
+struct Command<'a> {
+    job: &'a Value,
+    /// stdin, stdout, stderr, status pipe
+    fds: [RawFd; 4],
+    supervisor: i32,
+    has_told: bool,
+}
+
 pub fn supervise(job: &Value, fds: [OwnedFd; 4], spawner_socket: &OwnedFd) -> i32 {
     const PR_SET_CHILD_SUBREAPER: i32 = 36;
-    let [stdin, stdout, stderr, status] = fds;
     set_all_signals(SIG_IGN);
     unsafe {
         close(spawner_socket.as_raw_fd());
@@ -27,28 +47,35 @@ pub fn supervise(job: &Value, fds: [OwnedFd; 4], spawner_socket: &OwnedFd) -> i3
     if set_prctl(PR_SET_CHILD_SUBREAPER, 1, "subreaper").is_err() {
         return 1;
     }
-    let pid = match fork_child() {
-        Ok(0) => run(job, &stdin, &stdout, &stderr),
-        Ok(pid) => pid,
-        Err(_) => return 1,
-    };
-    drop((stdin, stdout, stderr));
-    let mut head = (std::process::id() as i32).to_le_bytes().to_vec();
-    head.extend(pid.to_le_bytes());
-    let _ = write_all(status.as_raw_fd(), &head);
+    let supervisor = std::process::id() as i32;
+    let mut command = Command { job, fds: fds.each_ref().map(AsRawFd::as_raw_fd), supervisor, has_told: false };
+    let Ok(pid) = run_sharing_memory(run, (&mut command as *mut Command).cast()) else { return 1 };
+    // As another user it may have made the memory that we share one that others may look into.
+    let _ = set_prctl(PR_SET_DUMPABLE, 0, "set dumpable");
+    let [stdin, stdout, stderr, status] = fds;
+    drop((stdin, stdout, stderr)); // the command has its own
+    if !command.has_told {
+        tell(status.as_raw_fd(), &[(SUPERVISOR, supervisor), (COMMAND, pid)]);
+    }
     while let Some((ended, code)) = wait_any() {
         if ended == pid {
-            let _ = write_all(status.as_raw_fd(), &code.to_le_bytes());
+            tell(status.as_raw_fd(), &[(STATUS, code)]);
         }
     }
     0
 }
 
-fn run(job: &Value, stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> ! {
+/// The command's process. Until it is replaced, what it writes to memory its supervisor sees; descriptors,
+/// folder, mask and signals are its own.
+extern "C" fn run(command: *mut c_void) -> c_int {
+    let command = unsafe { &mut *command.cast::<Command>() };
+    let (job, fds) = (command.job, command.fds);
     unsafe {
+        tell(fds[3], &[(SUPERVISOR, command.supervisor), (COMMAND, std::process::id() as i32)]);
+        command.has_told = true;
         setsid();
-        for (fd, target) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
-            dup2(fd.as_raw_fd(), target);
+        for target in 0..3 {
+            dup2(fds[target], target as c_int);
         }
         umask(0o022);
     }
@@ -75,7 +102,7 @@ type Strings = Vec<CString>;
 fn prepare(job: &Value) -> Res<(Strings, Strings)> {
     let wanted = job.get("user").str();
     let user = if wanted.is_empty() { User::root() } else { User::find(wanted)? };
-    if !wanted.is_empty() && user.uid != 0 {
+    if !wanted.is_empty() && (user.uid, user.gid) != (0, 0) {
         become_user(&user)?;
     }
     let cwd = job.get("cwd").str();

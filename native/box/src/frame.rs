@@ -5,7 +5,7 @@ use crate::sys::{self, Fail, Res};
 use std::os::fd::RawFd;
 
 /// Version of the messages between edge and this binary; both sides say it in their first frame.
-pub const PROTOCOL: i64 = 3;
+pub const PROTOCOL: i64 = 4;
 pub const MAX_FRAME: usize = 32 << 20;
 pub const HEADER: usize = 8;
 

@@ -213,6 +213,7 @@ impl<'a> Reader<'a> {
                 let len = self.uint(1 << (tag - 0xc4))? as usize;
                 Value::Bin(self.take(len)?.to_vec())
             }
+            0xca => Value::Float(f32::from_bits(self.uint(4)? as u32).into()),
             0xcb => Value::Float(f64::from_bits(self.uint(8)?)),
             0xcc..=0xcf => Value::Int(i64::try_from(self.uint(1 << (tag - 0xcc))?).ok()?),
             0xd0 => Value::Int((self.uint(1)? as i8).into()),
@@ -231,6 +232,7 @@ impl<'a> Reader<'a> {
                 let len = self.uint(2 << (tag - 0xde))? as usize;
                 return self.map(len, next);
             }
+            0xe0..=0xff => Value::Int((tag as i8).into()),
             _ => return None,
         })
     }
@@ -248,6 +250,14 @@ mod tests {
             "f" => vec![Value::Nil, Value::Float(0.5), Value::Int(i64::MIN), Value::Int(i64::MAX)],
         };
         assert_eq!(Value::decode(&value.encode()), Some(value));
+    }
+
+    #[test]
+    fn short_forms_that_only_others_write_are_read() {
+        for number in -32i64..128 {
+            assert_eq!(Value::decode(&[number as u8]), Some(Value::Int(number)));
+        }
+        assert_eq!(Value::decode(&[0xca, 0x3f, 0, 0, 0]), Some(Value::Float(0.5)));
     }
 
     #[test]

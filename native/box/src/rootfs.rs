@@ -8,7 +8,7 @@ use crate::msgpack::Value;
 use crate::sys::*;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{chown, PermissionsExt};
+use std::os::unix::fs::{chown, DirBuilderExt, OpenOptionsExt, PermissionsExt};
 
 pub struct Builder<'a> {
     spec: &'a Value,
@@ -17,15 +17,24 @@ pub struct Builder<'a> {
     keeper: Option<&'a OwnedFd>,
     /// First id of the box's range on the host; ordinary users map only themselves and chown nothing.
     id_base: Option<u32>,
-    root: String,
+    /// The new root, as it is at this step.
+    root: OwnedFd,
     /// Lowers or folders whose file system cannot be id-mapped, mounted with the host's ids instead.
     pub unmapped: Vec<String>,
 }
 
 /// Builds the tree and goes to its root; returns the host folders that could not be id-mapped.
 ///
-/// The host's tree stays reachable until `pivot_here`.
+/// The host's tree stays reachable until `pivot_here`. The mask of file modes is off meanwhile: whatever is
+/// made gets the mode that it was made with.
 pub fn build(spec: &Value, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -> Res<Vec<String>> {
+    let mask = unsafe { umask(0) };
+    let built = build_unmasked(spec, userns, keeper);
+    unsafe { umask(mask) };
+    built
+}
+
+fn build_unmasked(spec: &Value, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -> Res<Vec<String>> {
     mount_fs("none", "/", "none", MS_REC | MS_PRIVATE, "")?;
     let stage = spec.get("stage").str();
     let size = spec.get("disk_bytes").int().unwrap_or(1 << 30);
@@ -33,9 +42,10 @@ pub fn build(spec: &Value, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -
     mount_fs("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, &format!("mode=755,size={size},nr_inodes={inodes}"))?;
     std::env::set_current_dir(stage).named("chdir to stage")?;
     let id_base = userns.and(spec.get("id_base").int()).map(|n| n as u32);
-    let mut builder =
-        Builder { spec, userns, keeper, id_base, root: format!("{stage}/root"), unmapped: Vec::new() };
-    builder.directory("root", 0o755)?;
+    fs::DirBuilder::new().mode(0o755).create("root").named("mkdir root")?;
+    let root = open_path("root")?;
+    let mut builder = Builder { spec, userns, keeper, id_base, root, unmapped: Vec::new() };
+    builder.give("root")?;
     for (index, layer) in spec.get("layers").list().iter().enumerate() {
         builder.overlay(index, layer)?;
     }
@@ -44,7 +54,7 @@ pub fn build(spec: &Value, userns: Option<&OwnedFd>, keeper: Option<&OwnedFd>) -
         builder.host_folder(bind)?;
     }
     keep_uppers(stage)?;
-    std::env::set_current_dir(&builder.root).named("chdir to the new root")?;
+    enter_directory(&builder.root, "to the new root")?;
     Ok(builder.unmapped)
 }
 
@@ -70,8 +80,14 @@ impl Builder<'_> {
     }
 
     fn directory(&self, path: &str, mode: u32) -> Res<()> {
-        fs::create_dir(path).named(format!("mkdir {path}"))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).named(format!("chmod {path}"))?;
+        fs::DirBuilder::new().mode(mode).create(path).named(format!("mkdir {path}"))?;
+        self.give(path)
+    }
+
+    /// An empty file, to mount something on.
+    fn file(&self, path: &str) -> Res<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o644).open(path).named(format!("create {path}"))?;
         self.give(path)
     }
 
@@ -127,16 +143,16 @@ impl Builder<'_> {
         }
         let (_place, target) = self.reached(at)?;
         let what = |fail: Fail| Fail { what: format!("overlay for {at} ({options})"), ..fail };
-        mount_fs("overlay", &target, "overlay", MS_NODEV, &options).map_err(what)
-    }
-
-    fn root_fd(&self) -> Res<OwnedFd> {
-        open_path(&self.root)
+        mount_fs("overlay", &target, "overlay", MS_NODEV, &options).map_err(what)?;
+        if at == "/" {
+            self.root = open_path("root")?; // what it was lies below the overlay now
+        }
+        Ok(())
     }
 
     /// Opens a place of the box; the path names the open descriptor and cannot be redirected.
     fn reached(&self, at: &str) -> Res<(OwnedFd, String)> {
-        let fd = open_in_root(&self.root_fd()?, at, O_PATH)?;
+        let fd = open_in_root(&self.root, at, O_PATH)?;
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
         Ok((fd, path))
     }
@@ -146,7 +162,7 @@ impl Builder<'_> {
         let names: Vec<&str> = at.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
         for end in 1..=names.len() {
             let path = format!("/{}", names[..end].join("/"));
-            if open_in_root(&self.root_fd()?, &path, O_PATH).is_err() {
+            if open_in_root(&self.root, &path, O_PATH).is_err() {
                 let parent = format!("/{}", names[..end - 1].join("/"));
                 self.new_entry(&parent, names[end - 1], is_directory || end < names.len())
                     .map_err(|fail| Fail { what: format!("make {at} in the box"), ..fail })?;
@@ -165,8 +181,7 @@ impl Builder<'_> {
         if is_directory {
             return self.directory(&full, 0o755);
         }
-        fs::write(&full, "").named("create")?;
-        self.give(&full)
+        self.file(&full)
     }
 
     fn mount_at(&self, kind: &str, at: &str, flags: u64, data: &str) -> Res<()> {
@@ -193,74 +208,84 @@ impl Builder<'_> {
         self.proc_and_sys()
     }
 
+    /// Fills /dev from within: what is mounted there is new, so its names lead nowhere else.
     fn devices(&mut self) -> Res<()> {
         self.mount_at("tmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k,nr_inodes=64")?;
-        let (_dev, dev) = self.reached("/dev")?;
+        enter_directory(&self.reached("/dev")?.0, "to /dev of the box")?;
         for (name, minor) in [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)] {
-            self.device(&dev, name, 1, minor)?;
+            self.device(name, 1, minor)?;
         }
-        self.device(&dev, "tty", 5, 0)?;
+        self.device("tty", 5, 0)?;
         for (name, target) in
             [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")]
         {
-            std::os::unix::fs::symlink(target, format!("{dev}/{name}")).named(format!("link /dev/{name}"))?;
+            std::os::unix::fs::symlink(target, name).named(format!("link /dev/{name}"))?;
         }
         for name in ["pts", "shm"] {
-            self.directory(&format!("{dev}/{name}"), 0o755)?;
+            self.directory(name, 0o755)?;
         }
         let group = self.id_base.map_or(String::new(), |id| format!(",gid={}", id + 5));
         let options = format!("newinstance,ptmxmode=0666,mode=0620{group}");
-        self.mount_at("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, &options)?;
+        mount_fs("devpts", "pts", "devpts", MS_NOSUID | MS_NOEXEC, &options)?;
         let shm = self.spec.get("shm_bytes").int().unwrap_or(64 << 20);
-        self.mount_at("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, &format!("mode=1777,size={shm}"))
+        mount_fs("tmpfs", "shm", "tmpfs", MS_NOSUID | MS_NODEV, &format!("mode=1777,size={shm}"))
     }
 
-    fn device(&self, dev: &str, name: &str, major: u64, minor: u64) -> Res<()> {
-        let path = format!("{dev}/{name}");
+    /// A device of /dev, where the process stands.
+    fn device(&self, name: &str, major: u64, minor: u64) -> Res<()> {
         if self.id_base.is_some() {
-            make_device(&path, major, minor)?;
-            return fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).named(format!("chmod {name}"));
+            return make_device(name, major, minor);
         }
-        fs::write(&path, "").named(format!("create {name}"))?;
+        self.file(name)?;
         let node = clone_tree(&format!("/dev/{name}"), true)?;
-        attach_mount(&node, &open_path(&path)?, name)
+        attach_mount(&node, &open_path(name)?, name)
     }
 
     fn proc_and_sys(&mut self) -> Res<()> {
         let quiet = MS_NOSUID | MS_NODEV | MS_NOEXEC;
         self.mount_at("proc", "/proc", quiet, "")?;
+        let (proc, path) = self.reached("/proc")?;
         // Services bind low ports in their own network namespace without a capability over it.
-        let (_proc, proc) = self.reached("/proc")?;
         if self.spec.get("own_network").bool() {
-            let _ = fs::write(format!("{proc}/sys/net/ipv4/ip_unprivileged_port_start"), "0");
+            let _ = fs::write(format!("{path}/sys/net/ipv4/ip_unprivileged_port_start"), "0");
         }
         if self.mount_at("sysfs", "/sys", quiet | MS_RDONLY, "").is_ok() {
-            self.mask("/sys/firmware")?;
+            mask_folder(&self.reached("/sys")?.0, "firmware")?;
         }
-        for at in ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"] {
-            self.freeze(at)?;
+        for name in ["sys", "sysrq-trigger", "irq", "bus", "fs"] {
+            freeze(&proc, name)?;
         }
-        for at in ["/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kpagecount", "/proc/kpagecgroup", "/proc/kpageflags", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi", "/proc/vmallocinfo", "/proc/kallsyms"] {
-            self.mask(at)?;
+        for name in ["kcore", "keys", "key-users", "kpagecount", "kpagecgroup", "kpageflags", "latency_stats", "timer_list", "sched_debug", "vmallocinfo", "kallsyms"] {
+            mask_file(&proc, name)?;
         }
-        Ok(())
+        ["acpi", "scsi"].iter().try_for_each(|name| mask_folder(&proc, name))
     }
+}
 
-    /// Makes a place read-only, if it exists.
-    fn freeze(&self, at: &str) -> Res<()> {
-        let Ok((_place, path)) = self.reached(at) else { return Ok(()) };
-        let tree = clone_tree(&path, true)?;
-        set_mount_attr(&tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, None)?;
-        attach_mount(&tree, &self.reached(at)?.0, at)
-    }
+/// Makes an entry of a freshly mounted /proc read-only, if it exists. The kernel's own files are no links.
+fn freeze(dir: &OwnedFd, name: &str) -> Res<()> {
+    let tree = match clone_tree_at(dir.as_raw_fd(), name, true) {
+        Err(fail) if fail.errno == ENOENT => return Ok(()),
+        tree => tree?,
+    };
+    set_mount_attr(&tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, None)?;
+    attach_mount_at(&tree, dir, name)
+}
 
-    /// Covers a place, if it exists: a directory by an empty one, a file by /dev/null.
-    fn mask(&self, at: &str) -> Res<()> {
-        let Ok((place, path)) = self.reached(at) else { return Ok(()) };
-        if fs::metadata(&path).is_ok_and(|meta| meta.is_dir()) {
-            return mount_fs("tmpfs", &path, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=555");
-        }
-        let null = clone_tree("/dev/null", true)?;
-        attach_mount(&null, &place, at)
+/// Covers a file of a freshly mounted /proc, if it exists, by /dev/null. It is asked for first: to drop a
+/// mount that was made for nothing waits for every processor.
+fn mask_file(dir: &OwnedFd, name: &str) -> Res<()> {
+    match exists_at(dir, name)? {
+        true => attach_mount_at(&clone_tree("/dev/null", true)?, dir, name),
+        false => Ok(()),
     }
+}
+
+/// Covers a folder of a freshly mounted /proc or /sys, if it exists, by an empty one.
+fn mask_folder(dir: &OwnedFd, name: &str) -> Res<()> {
+    if !exists_at(dir, name)? {
+        return Ok(());
+    }
+    let flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    mount_fs("tmpfs", &format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()), "tmpfs", flags, "size=4k,mode=555")
 }

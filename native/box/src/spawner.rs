@@ -13,6 +13,7 @@ use crate::landlock;
 use crate::map;
 use crate::msgpack::Value;
 use crate::sys::*;
+use crate::turns::{self, Turns};
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -26,12 +27,13 @@ pub struct Spawner {
 
 impl Spawner {
     /// Forks the spawner, which joins `group` on its own time and then waits to be confined.
-    pub fn start(group: Option<&Group>) -> Res<Spawner> {
+    /// Once it can run commands it takes `turns`.
+    pub fn start(group: Option<&Group>, turns: Option<Turns>) -> Res<Spawner> {
         let (ours, theirs) = stream_pair()?;
         match fork_child()? {
             0 => {
                 let socket = keep_only(theirs);
-                unsafe { _exit(main(&socket, group)) }
+                unsafe { _exit(main(&socket, group, turns)) }
             }
             pid => Ok(Spawner { pid, socket: ours, fenced: false }),
         }
@@ -84,7 +86,7 @@ impl Spawner {
     }
 }
 
-fn main(socket: &OwnedFd, group: Option<&Group>) -> i32 {
+fn main(socket: &OwnedFd, group: Option<&Group>, turns: Option<Turns>) -> i32 {
     if !report(socket, prepare(group)) {
         return 1;
     }
@@ -95,6 +97,7 @@ fn main(socket: &OwnedFd, group: Option<&Group>) -> i32 {
         .and_then(|()| confine(userns.as_ref(), request.get("rlimits").list()))
         .and_then(|()| if request.get("fence").bool() { landlock::restrict() } else { Ok(()) });
     drop(userns);
+    turns.iter().for_each(turns::take);
     if report(socket, confined) { serve(socket) } else { 1 }
 }
 
@@ -117,15 +120,72 @@ fn prepare(group: Option<&Group>) -> Res<()> {
     check(unsafe { unshare(CLONE_NEWCGROUP as i32) }.into(), "unshare cgroup").map(drop)
 }
 
+/// Boxes that live for one command are many, and a process that nobody needs costs them. After so many
+/// commands a box counts as one that will run another.
+const FORKED_ON_DEMAND: usize = 2;
+
+/// How long after a command has begun the next supervisor is forked, unless another one comes before:
+/// right now the command needs the processor.
+const FORK_AFTER_MS: i32 = 2;
+
 fn serve(socket: &OwnedFd) -> i32 {
     unsafe { signal(SIGCHLD, SIG_IGN) }; // supervisors are reaped by the kernel
     unblock_signals();
-    while let Ok((job, fds)) = receive(socket) {
-        let Ok(fds) = <[OwnedFd; 4]>::try_from(fds) else { continue };
-        // Without a process the status pipe closes unwritten: process 1 reports that nothing started.
-        if let Ok(0) = fork_child() {
-            unsafe { _exit(exec::supervise(&job, fds, socket)) }
+    for _ in 0..FORKED_ON_DEMAND {
+        if !fork_on_demand(socket) {
+            return 0;
         }
     }
+    while fork_ahead(socket) {}
     0
+}
+
+/// Waits for a command, then forks its supervisor; false when there will be no more.
+fn fork_on_demand(socket: &OwnedFd) -> bool {
+    let Ok((job, fds)) = receive(socket) else { return false };
+    let Ok(fds) = <[OwnedFd; 4]>::try_from(fds) else { return true };
+    // Without a process the status pipe closes unwritten: process 1 reports that nothing started.
+    if let Ok(0) = fork_child() {
+        unsafe { _exit(exec::supervise(&job, fds, socket)) }
+    }
+    true
+}
+
+/// Forks a supervisor that waits for the next command itself; returns when it has one or was killed
+/// before, false when there will be no more.
+fn fork_ahead(socket: &OwnedFd) -> bool {
+    let Ok((news, teller)) = pipe() else { return fork_on_demand(socket) };
+    match fork_child() {
+        Ok(0) => {
+            drop(news);
+            unsafe { _exit(await_command(socket, teller)) }
+        }
+        Ok(_) => drop(teller),
+        Err(_) => return fork_on_demand(socket), // the box is full: perhaps not any more by then
+    }
+    let mut word = [0];
+    match read_exact(news.as_raw_fd(), &mut word) {
+        Ok(()) if word[0] == ENDED => false,
+        Ok(()) => {
+            let _ = wait(&mut [PollFd { fd: socket.as_raw_fd(), events: POLLIN, revents: 0 }], FORK_AFTER_MS);
+            true
+        }
+        Err(_) => true, // somebody in the box has killed it; nobody has taken the next command
+    }
+}
+
+const BEGUN: u8 = 1;
+const ENDED: u8 = 0;
+
+fn await_command(socket: &OwnedFd, teller: OwnedFd) -> i32 {
+    let _ = set_prctl(PR_SET_PDEATHSIG, SIGKILL as u64, "death signal"); // it takes commands for this spawner alone
+    let Ok((job, fds)) = receive(socket) else {
+        let _ = write_all(teller.as_raw_fd(), &[ENDED]);
+        return 0;
+    };
+    let _ = set_prctl(PR_SET_PDEATHSIG, 0, "death signal");
+    let _ = write_all(teller.as_raw_fd(), &[BEGUN]);
+    drop(teller);
+    let Ok(fds) = <[OwnedFd; 4]>::try_from(fds) else { return 0 };
+    exec::supervise(&job, fds, socket)
 }

@@ -6,6 +6,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 extern "C" {
     pub fn syscall(num: c_long, ...) -> c_long;
     fn mount(src: *const c_char, at: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn clone(child: extern "C" fn(*mut c_void) -> c_int, stack: *mut c_void, flags: c_int, argument: *mut c_void, ...) -> c_int;
+    fn utimensat(dir: c_int, path: *const c_char, times: *const c_void, flags: c_int) -> c_int;
+    fn faccessat(dir: c_int, path: *const c_char, mode: c_int, flags: c_int) -> c_int;
+    fn fchdir(fd: c_int) -> c_int;
     fn umount2(at: *const c_char, flags: c_int) -> c_int;
     fn sethostname(name: *const c_char, len: usize) -> c_int;
     fn mknod(path: *const c_char, mode: c_uint, dev: u64) -> c_int;
@@ -78,6 +82,7 @@ pub const SIGPIPE: c_int = 13;
 pub const SIGCHLD: c_int = 17;
 pub const SIG_DFL: usize = 0;
 pub const SIG_IGN: usize = 1;
+pub const ENOENT: i32 = 2;
 pub const EAGAIN: i32 = 11;
 pub const EINTR: i32 = 4;
 
@@ -213,6 +218,10 @@ pub fn pivot_here() -> Res<()> {
     std::env::set_current_dir("/").named("chdir /")
 }
 
+pub fn enter_directory(dir: &OwnedFd, what: &str) -> Res<()> {
+    check(unsafe { fchdir(dir.as_raw_fd()) }.into(), &format!("chdir {what}")).map(drop)
+}
+
 pub fn set_hostname(name: &str) -> Res<()> {
     check(unsafe { sethostname(name.as_ptr().cast(), name.len()) }.into(), "sethostname").map(drop)
 }
@@ -227,12 +236,17 @@ pub fn make_device(path: &str, major: u64, minor: u64) -> Res<()> {
 /// A detached copy of the mount at `path`; with `recursive` also of the mounts below it, which a
 /// user namespace demands since it may not uncover what they hide.
 pub fn clone_tree(path: &str, recursive: bool) -> Res<OwnedFd> {
+    clone_tree_at(AT_FDCWD, path, recursive)
+}
+
+/// The same for a path that begins at an open directory.
+pub fn clone_tree_at(dir: RawFd, path: &str, recursive: bool) -> Res<OwnedFd> {
     const OPEN_TREE_CLONE: c_uint = 1;
     const AT_RECURSIVE: c_uint = 0x8000;
     let c = cstr(path)?;
     let depth = if recursive { AT_RECURSIVE } else { 0 };
     let flags = OPEN_TREE_CLONE | O_CLOEXEC as c_uint | depth;
-    let fd = unsafe { syscall(SYS_OPEN_TREE, AT_FDCWD, c.as_ptr(), flags) };
+    let fd = unsafe { syscall(SYS_OPEN_TREE, dir, c.as_ptr(), flags) };
     owned(fd, &format!("open_tree {path}"))
 }
 
@@ -262,11 +276,20 @@ pub fn set_mount_attr(mount: &OwnedFd, set: u64, userns: Option<&OwnedFd>) -> Re
 
 /// Attaches a detached mount at an open O_PATH descriptor.
 pub fn attach_mount(mount: &OwnedFd, at: &OwnedFd, what: &str) -> Res<()> {
-    const F_EMPTY_PATH: c_uint = 4;
     const T_EMPTY_PATH: c_uint = 0x40;
-    let empty = cstr("")?;
+    move_mount(mount, at, "", T_EMPTY_PATH, what)
+}
+
+/// Attaches a detached mount at an entry of an open directory.
+pub fn attach_mount_at(mount: &OwnedFd, dir: &OwnedFd, name: &str) -> Res<()> {
+    move_mount(mount, dir, name, 0, name)
+}
+
+fn move_mount(mount: &OwnedFd, dir: &OwnedFd, name: &str, flags: c_uint, what: &str) -> Res<()> {
+    const F_EMPTY_PATH: c_uint = 4;
+    let (empty, name) = (cstr("")?, cstr(name)?);
     let result = unsafe {
-        syscall(SYS_MOVE_MOUNT, mount.as_raw_fd(), empty.as_ptr(), at.as_raw_fd(), empty.as_ptr(), F_EMPTY_PATH | T_EMPTY_PATH)
+        syscall(SYS_MOVE_MOUNT, mount.as_raw_fd(), empty.as_ptr(), dir.as_raw_fd(), name.as_ptr(), F_EMPTY_PATH | flags)
     };
     check(result, &format!("move_mount {what}")).map(drop)
 }
@@ -288,6 +311,21 @@ pub fn open_in_root(root: &OwnedFd, path: &str, flags: c_int) -> Res<OwnedFd> {
         syscall(SYS_OPENAT2, root.as_raw_fd(), c.as_ptr(), &how as *const OpenHow, size)
     };
     owned(fd, &format!("openat2 {path}"))
+}
+
+/// Whether an open directory has an entry of this name.
+pub fn exists_at(dir: &OwnedFd, name: &str) -> Res<bool> {
+    let c = cstr(name)?;
+    if unsafe { faccessat(dir.as_raw_fd(), c.as_ptr(), 0, 0) } == 0 {
+        return Ok(true);
+    }
+    let fail = Fail::last(format!("look for {name}"));
+    if fail.errno == ENOENT { Ok(false) } else { Err(fail) }
+}
+
+/// Sets a path's time of change to now; false if there is no such path.
+pub fn touch(path: &str) -> bool {
+    cstr(path).is_ok_and(|c| unsafe { utimensat(AT_FDCWD, c.as_ptr(), std::ptr::null(), 0) } == 0)
 }
 
 pub fn open_path(path: &str) -> Res<OwnedFd> {
@@ -323,6 +361,17 @@ pub fn clone_into(flags: u64) -> Res<i32> {
 
 pub fn fork_child() -> Res<i32> {
     check(unsafe { fork() }.into(), "fork").map(|pid| pid as i32)
+}
+
+/// Runs `child` in a process that shares this one's memory, which stands still until that process has
+/// been replaced by a program or has ended. The caller must be single-threaded.
+pub fn run_sharing_memory(child: extern "C" fn(*mut c_void) -> c_int, argument: *mut c_void) -> Res<i32> {
+    const CLONE_VM: c_int = 0x100;
+    const CLONE_VFORK: c_int = 0x4000;
+    const STACK_BYTES: usize = 256 << 10; // taken as it is touched
+    let mut stack = Vec::<u128>::with_capacity(STACK_BYTES / 16);
+    let pid = unsafe { clone(child, stack.as_mut_ptr().add(STACK_BYTES / 16).cast(), CLONE_VM | CLONE_VFORK | SIGCHLD, argument) };
+    check(pid.into(), "clone").map(|pid| pid as i32)
 }
 
 pub fn stream_pair() -> Res<(OwnedFd, OwnedFd)> {
@@ -412,10 +461,11 @@ pub fn send_with_fds(socket: &OwnedFd, data: &[u8], fds: &[RawFd]) -> Res<()> {
     write_all(socket.as_raw_fd(), &data[sent as usize..])
 }
 
-/// Receives up to `buf.len()` bytes and the descriptors that came with them.
-pub fn recv_with_fds(socket: &OwnedFd, buf: &mut [u8]) -> Res<(usize, Vec<OwnedFd>)> {
+/// Appends up to `most` received bytes to `data`; returns their number and the descriptors that came along.
+pub fn recv_with_fds(socket: &OwnedFd, data: &mut Vec<u8>, most: usize) -> Res<(usize, Vec<OwnedFd>)> {
+    data.reserve(most);
     let mut control = [0u64; 16];
-    let mut iov = IoVec { base: buf.as_mut_ptr().cast(), len: buf.len() };
+    let mut iov = IoVec { base: data.spare_capacity_mut().as_mut_ptr().cast(), len: most };
     let mut msg = MsgHdr {
         name: std::ptr::null_mut(),
         name_len: 0,
@@ -432,7 +482,8 @@ pub fn recv_with_fds(socket: &OwnedFd, buf: &mut [u8]) -> Res<(usize, Vec<OwnedF
             break got;
         }
     };
-    let got = check(got as c_long, "recvmsg")?;
+    let got = check(got as c_long, "recvmsg")? as usize;
+    unsafe { data.set_len(data.len() + got) };
     let mut fds = Vec::new();
     if msg.control_len >= CMSG_HEADER {
         unsafe {
@@ -443,7 +494,7 @@ pub fn recv_with_fds(socket: &OwnedFd, buf: &mut [u8]) -> Res<(usize, Vec<OwnedF
             }
         }
     }
-    Ok((got as usize, fds))
+    Ok((got, fds))
 }
 
 extern "C" {
@@ -455,6 +506,23 @@ extern "C" {
 pub fn read_some(fd: RawFd, buf: &mut [u8]) -> Res<Option<usize>> {
     let got = unsafe { read(fd, buf.as_mut_ptr().cast(), buf.len()) };
     if got >= 0 {
+        return Ok(Some(got as usize));
+    }
+    let fail = Fail::last("read");
+    if fail.errno == EAGAIN || fail.errno == EINTR { Ok(None) } else { Err(fail) }
+}
+
+/// Most messages and outputs fit one read of this size; what fills it is read on in large pieces.
+pub const SHORT_READ: usize = 4096;
+pub const LONG_READ: usize = 64 << 10;
+
+/// Appends what one read of at most `most` bytes gives; else as `read_some`. The space is not zeroed
+/// and not touched before: 64 KiB on the stack cost every new process sixteen page faults.
+pub fn read_onto(fd: RawFd, data: &mut Vec<u8>, most: usize) -> Res<Option<usize>> {
+    data.reserve(most);
+    let got = unsafe { read(fd, data.spare_capacity_mut().as_mut_ptr().cast(), most) };
+    if got >= 0 {
+        unsafe { data.set_len(data.len() + got as usize) };
         return Ok(Some(got as usize));
     }
     let fail = Fail::last("read");

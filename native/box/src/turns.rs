@@ -1,5 +1,6 @@
-//! Turns of the processor. The edge takes short ones and everything here inherits them (see `turns.py`);
-//! a box's own command gets ordinary ones again.
+//! Turns of the processor. The edge takes short ones and everything here inherits them (see `turns.py`).
+//! A box's own command gets ordinary ones again; so does a box that is built ahead, until it is ready:
+//! whoever waits for an answer then runs as soon as he can.
 
 use crate::sys::syscall;
 use std::ffi::{c_long, c_uint};
@@ -12,8 +13,8 @@ const SYS_SCHED_SETATTR: c_long = 274;
 const ORDINARY_POLICY: u32 = 0;
 
 #[repr(C)]
-#[derive(Default)]
-struct Attributes {
+#[derive(Clone, Copy, Default)]
+pub struct Turns {
     size: u32,
     policy: u32,
     flags: u64,
@@ -26,14 +27,22 @@ struct Attributes {
 }
 
 /// Gives the calling process ordinary turns, unless somebody has chosen another policy for all of us.
-pub fn ordinary() {
+/// Returns those that it had, if they were changed.
+pub fn ordinary() -> Option<Turns> {
     const SYS_SCHED_GETATTR: c_long = SYS_SCHED_SETATTR + 1;
-    let size = std::mem::size_of::<Attributes>();
-    let mut now = Attributes::default();
+    let size = std::mem::size_of::<Turns>();
+    let mut now = Turns::default();
     let none: c_uint = 0;
-    let known = unsafe { syscall(SYS_SCHED_GETATTR, 0, &mut now as *mut Attributes, size as c_uint, none) };
-    if known == 0 && now.policy == ORDINARY_POLICY {
-        let wanted = Attributes { size: size as u32, nice: now.nice, ..Attributes::default() };
-        unsafe { syscall(SYS_SCHED_SETATTR, 0, &wanted as *const Attributes, none) };
+    let known = unsafe { syscall(SYS_SCHED_GETATTR, 0, &mut now as *mut Turns, size as c_uint, none) };
+    if known != 0 || now.policy != ORDINARY_POLICY {
+        return None;
     }
+    take(&Turns { size: size as u32, nice: now.nice, ..Turns::default() });
+    Some(now)
+}
+
+/// Gives the calling process turns of a kind that it has had.
+pub fn take(turns: &Turns) {
+    let none: c_uint = 0;
+    unsafe { syscall(SYS_SCHED_SETATTR, 0, turns as *const Turns, none) };
 }

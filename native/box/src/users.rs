@@ -15,7 +15,7 @@ impl User {
         User { uid: 0, gid: 0, groups: Vec::new(), home: "/root".into() }
     }
 
-    /// Finds "name", "uid" or "uid:gid".
+    /// Finds "name", "uid", "name:group" or "uid:gid".
     pub fn find(spec: &str) -> Res<User> {
         let (who, group) = spec.split_once(':').map_or((spec, None), |(a, b)| (a, Some(b)));
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -34,7 +34,7 @@ impl User {
             }
         };
         if let Some(group) = group {
-            user.gid = number(group, spec)?;
+            user.gid = group_of(group, spec)?;
         }
         Ok(user)
     }
@@ -43,6 +43,13 @@ impl User {
 fn number(text: &str, spec: &str) -> Res<u32> {
     let unknown = |_| Fail { what: format!("no user {spec:?} in this box's /etc/passwd"), errno: 0 };
     text.parse().map_err(unknown)
+}
+
+fn group_of(name: &str, spec: &str) -> Res<u32> {
+    let table = fs::read_to_string("/etc/group").unwrap_or_default();
+    let row = table.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|row| row.len() > 2 && row[0] == name);
+    let unknown = |_| Fail { what: format!("no group {name:?} of user {spec:?} in this box's /etc/group"), errno: 0 };
+    row.map_or(name, |row| row[2]).parse().map_err(unknown)
 }
 
 fn groups_of(name: &str) -> Vec<u32> {

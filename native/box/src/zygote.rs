@@ -16,6 +16,12 @@ use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+/// How often to look whether what is being removed is gone, where nothing tells.
+const REMOVAL_MS: i32 = 20;
+
+/// Cradles are made when nobody has asked for anything for so long, as long as enough are left.
+const QUIET_MS: i32 = 5;
+
 struct Launch {
     id: String,
     cradle: Cradle,
@@ -39,6 +45,9 @@ struct Zygote {
     spare: VecDeque<Cradle>,
     launches: Vec<(i64, Launch)>,
     removals: Vec<Removal>,
+    /// Groups that boxes have left as good as new, and since when they wait for the next cradle. To make and
+    /// to remove them costs more than a command.
+    emptied: Vec<(Group, Instant)>,
     /// User namespaces by first id: made once per range, reused by the boxes that follow each other.
     ranges: HashMap<i64, OwnedFd>,
     /// Holds the mounted image layers, once a box has needed one.
@@ -57,11 +66,13 @@ pub fn main() -> i32 {
         spare: VecDeque::new(),
         launches: Vec::new(),
         removals: Vec::new(),
+        emptied: Vec::new(),
         ranges: HashMap::new(),
         keeper: None,
     };
     while zygote.turn().is_ok() {}
     zygote.spare.iter().for_each(Cradle::discard);
+    zygote.give_up_emptied(Duration::ZERO);
     for (_, launch) in &zygote.launches {
         launch.cradle.discard();
     }
@@ -71,9 +82,8 @@ pub fn main() -> i32 {
 impl Zygote {
     fn turn(&mut self) -> Res<()> {
         let mut fds = self.watched();
-        let idle = self.conn.backlog() == 0 && self.spare.len() < self.pool_size;
-        let waiting = !self.removals.is_empty();
-        wait(&mut fds, if idle { 0 } else if waiting { 20 } else { -1 })?;
+        let patience_ms = self.patience_ms();
+        wait(&mut fds, patience_ms.unwrap_or(self.next_look_ms()))?;
         let ready: Vec<i32> = fds.iter().filter(|p| p.revents != 0).map(|p| p.fd).collect();
         if ready.contains(&self.children.as_raw_fd()) {
             let mut events = [0; 128];
@@ -82,14 +92,38 @@ impl Zygote {
         self.finish_launches(&ready);
         while reap_one().is_some() {}
         self.finish_removals();
+        self.give_up_emptied(KEEP_EMPTIED);
         if ready.contains(&self.conn.fd()) {
             for frame in self.conn.receive()? {
                 self.handle(&frame);
             }
-        } else if idle && ready.is_empty() {
+        } else if patience_ms.is_some() && ready.is_empty() {
             self.refill();
         }
         self.conn.flush()
+    }
+
+    /// How long nothing must happen before the next cradle is made, if one is missing. While a box is
+    /// being launched the processors are its own, unless it has taken the last cradle.
+    fn patience_ms(&self) -> Option<i32> {
+        if self.conn.backlog() > 0 || self.spare.len() >= self.pool_size {
+            return None;
+        }
+        let few = 2 * self.spare.len() < self.pool_size;
+        let now = self.spare.is_empty() || (few && self.launches.is_empty());
+        Some(if now { 0 } else { QUIET_MS })
+    }
+
+    fn next_look_ms(&self) -> i32 {
+        match (self.removals.is_empty(), self.emptied.is_empty()) {
+            (false, _) => REMOVAL_MS,
+            (true, false) => KEEP_EMPTIED.as_millis() as i32,
+            (true, true) => -1,
+        }
+    }
+
+    fn give_up_emptied(&mut self, after: Duration) {
+        self.emptied.retain(|(group, since)| since.elapsed() < after || !group.remove());
     }
 
     fn watched(&self) -> Vec<PollFd> {
@@ -131,8 +165,15 @@ impl Zygote {
     }
 
     fn new_cradle(&mut self) -> Res<Cradle> {
+        while let Some((group, _)) = self.emptied.pop() {
+            if group.renew() {
+                return Cradle::prepare(&self.mode, group);
+            }
+            group.remove();
+        }
         self.made += 1;
-        Cradle::prepare(&self.mode, &format!("z{}-{}", std::process::id(), self.made))
+        let group = Group::create(&self.mode.group_parents, &format!("{}{}", own_prefix(), self.made))?;
+        Cradle::prepare(&self.mode, group)
     }
 
     fn refill(&mut self) {
@@ -244,13 +285,24 @@ impl Zygote {
         self.removals.push(Removal { request, process, group: Group { dirs }, give_up_at });
     }
 
+    /// Keeps the groups of a box that is gone for the next one, if they are as good as new and it needs some.
+    /// Those of an earlier zygote's boxes go: by their names the edge would take them for leftovers.
+    fn keep_emptied(&mut self, group: &Group) -> bool {
+        let is_wanted = self.emptied.len() < self.pool_size && group.is_named(&own_prefix());
+        let is_kept = is_wanted && group.is_like_new() && group.renew();
+        if is_kept {
+            self.emptied.push((group.clone(), Instant::now()));
+        }
+        is_kept
+    }
+
     fn finish_removals(&mut self) {
         let removals = std::mem::take(&mut self.removals);
         for mut removal in removals {
             if removal.process.as_ref().is_some_and(has_ended) {
                 removal.process = None;
             }
-            let gone = removal.process.is_none() && removal.group.remove();
+            let gone = removal.process.is_none() && (self.keep_emptied(&removal.group) || removal.group.remove());
             if gone {
                 self.keeper.iter_mut().for_each(Keeper::sweep);
                 self.conn.send(&map! { "request" => removal.request, "gone" => true });
@@ -268,6 +320,14 @@ impl Zygote {
         }
     }
 }
+
+/// What the names of this zygote's groups begin with.
+fn own_prefix() -> String {
+    format!("z{}-", std::process::id())
+}
+
+/// Keeps no group for longer than this: the edge removes groups that lie about for `OLD_GROUP_S`.
+const KEEP_EMPTIED: Duration = Duration::from_secs(1);
 
 fn has_ended(process: &OwnedFd) -> bool {
     let mut fds = [PollFd { fd: process.as_raw_fd(), events: POLLIN, revents: 0 }];

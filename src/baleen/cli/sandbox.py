@@ -8,28 +8,29 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
-import signal
 import sys
-import termios
 import time
-import tty
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from baleen.cli.attached import on_terminal, run_attached
+from baleen.cli.copying import copy
+from baleen.cli.stop import run_until_stopped
 from baleen.errors import UsageError
-from baleen.sandbox import Process, RunResult, Sandbox
+from baleen.sandbox import Allowlist, BoxGoneError, RunResult, Sandbox
 from baleen.sandbox.home import Home
 from baleen.sandbox.trajectory import Kind, Record, read
 
 T = TypeVar("T")
 FOLLOW_EVERY_S = 0.2
-COMMAND = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+COMMAND = {"allow_interspersed_args": False}
+"""Options end where the command begins: what follows is its own."""
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
@@ -49,90 +50,49 @@ def _mount(text: str) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2] if len(parts) == 3 else "ro"
 
 
-def _finish(result: RunResult, as_json: bool) -> None:
+def _network(text: str) -> str | Allowlist:
+    """none, public, or HOST:PORT with commas between."""
+    return text if text in ("none", "public") else Allowlist(text.split(","))
+
+
+def _labels(entries: Sequence[str]) -> dict[str, str]:
+    pairs = [entry.partition("=") for entry in entries]
+    return {name: value for name, _, value in pairs}
+
+
+def _finish(box_id: str, result: RunResult, as_json: bool) -> None:
     """Passes output and exit code on."""
     if as_json:
         data = result.to_wire() | {
             name: getattr(result, name).decode("utf-8", "replace") for name in ("stdout", "stderr")
         }
-        click.echo(json.dumps(data))
+        click.echo(json.dumps({"box": box_id, **data}))
     sys.exit(result.exit_code)
 
 
-async def _stream(process: Process, as_json: bool) -> RunResult:
+def _print(name: str, found: Sequence[str], as_json: bool) -> None:
+    """One a line, or an object with all of them."""
     if as_json:
-        return await process.wait()
-    async for output in process:
-        stream = sys.stdout.buffer if output.stream == "stdout" else sys.stderr.buffer
-        stream.write(output.data)
-        stream.flush()
-    return await process.wait()
-
-
-@contextmanager
-def _raw_terminal() -> Iterator[None]:
-    """Keys go to the box one by one, Ctrl-C included."""
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-async def _on_terminal(box: Sandbox, argv: list[str], user: str | None) -> RunResult:
-    if not sys.stdin.isatty():
-        raise UsageError("standard input is not a terminal", remedy="leave out -t")
-    columns, rows = shutil.get_terminal_size()
-    process = box.pty(argv, rows=rows, columns=columns, user=user)
-    loop = asyncio.get_running_loop()
-    pending: set[asyncio.Task[None]] = set()
-
-    def later(work: Coroutine[Any, Any, None]) -> None:
-        task = loop.create_task(work)
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-
-    def resized() -> None:
-        columns, rows = shutil.get_terminal_size()
-        later(process.resize(rows, columns))
-
-    with _raw_terminal():
-        loop.add_reader(0, lambda: later(process.write(os.read(0, 4096))))
-        loop.add_signal_handler(signal.SIGWINCH, resized)
-        try:
-            return await _stream(process, as_json=False)
-        finally:
-            loop.remove_reader(0)
-            loop.remove_signal_handler(signal.SIGWINCH)
-
-
-async def _use(box: Sandbox, argv: list[str], options: dict[str, Any]) -> RunResult:
-    if options["tty"]:
-        return await _on_terminal(box, argv, options["user"])
-    stdin = sys.stdin.buffer.read() if options["interactive"] else None
-    process = box.stream(
-        argv,
-        timeout_s=options["timeout"],
-        cwd=options["workdir"],
-        env=dict(entry.split("=", 1) for entry in options["env"] if "=" in entry),
-        user=options["user"],
-        stdin=stdin,
-    )
-    return await _stream(process, options["as_json"])
+        click.echo(json.dumps({name: list(found)}))
+        return
+    for item in found:
+        click.echo(item)
 
 
 def _command_options(function: Any) -> Any:
     """The options that ``run`` and ``exec`` share."""
     for option in (
-        click.option(
-            "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
-        ),
+        JSON,
         click.option("--timeout", type=float, help="Seconds until the command's tree is killed."),
         click.option("-w", "--workdir", help="Folder in the box."),
         click.option("-u", "--user", help="User of the box: name, uid or uid:gid."),
-        click.option("-e", "--env", multiple=True, metavar="NAME=VALUE"),
+        click.option(
+            "-e",
+            "--env",
+            multiple=True,
+            metavar="NAME[=VALUE]",
+            help="Without value: this shell's.",
+        ),
         click.option("-t", "--tty", is_flag=True, help="Run on a terminal."),
         click.option("-i", "--interactive", is_flag=True, help="Pass standard input on."),
     ):
@@ -142,16 +102,23 @@ def _command_options(function: Any) -> Any:
 
 @sandbox.command(context_settings=COMMAND)
 @click.option("--image", default="host", show_default=True, help="'host' or a root file system.")
+@click.option("--workspace", metavar="IMAGE", help="An image that lies on it.")
+@click.option("--toolkit", "toolkits", multiple=True, metavar="IMAGE", help="On the workspace.")
 @click.option("-v", "--volume", "volumes", multiple=True, metavar="SOURCE:TARGET[:rw]")
 @click.option("--cpus", type=float, default=1.0, show_default=True)
 @click.option("--memory", type=int, default=512, show_default=True, metavar="MB")
+@click.option("--disk", type=int, default=1024, show_default=True, metavar="MB")
 @click.option("--pids", type=int, default=256, show_default=True)
+@click.option("--network", default="none", show_default=True, metavar="none|public|HOST:PORT,...")
+@click.option("--ttl", type=float, default=300, show_default=True, help="Idle seconds it may live.")
 @click.option("--job", help="Label by which boxes are reaped together.")
+@click.option("-l", "--label", "labels", multiple=True, metavar="NAME=VALUE")
+@click.option("--rm", is_flag=True, help="As without: the box ends with the command.")
 @click.option("-d", "--keep", is_flag=True, help="Leave the box alive and print its id to stderr.")
 @_command_options
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 def run(argv: tuple[str, ...], **options: Any) -> None:
-    """Run a command in a new box.
+    """Run a command in a new box, by default the one that the image is for.
 
     \b
     Examples:
@@ -159,18 +126,28 @@ def run(argv: tuple[str, ...], **options: Any) -> None:
       baleen sandbox run -it --image python:3.12 -- bash
       baleen sandbox run -v .:/src --memory 1024 -- make -C /src test
     """
+    if not argv and options["image"] == "host":
+        raise UsageError("image host has no command of its own", remedy="say what to run")
+    if options["rm"] and options["keep"]:
+        raise UsageError("--rm and --keep contradict each other")
 
-    async def work() -> RunResult:
+    async def work() -> tuple[str, RunResult]:
         box = await Sandbox.create(
             image=options["image"],
+            workspace=options["workspace"],
+            toolkits=options["toolkits"],
             mounts=[_mount(volume) for volume in options["volumes"]],
             cpu=options["cpus"],
             memory_mb=options["memory"],
+            disk_mb=options["disk"],
             pids=options["pids"],
+            network=_network(options["network"]),
+            ttl_idle_s=options["ttl"],
             job=options["job"],
+            labels=_labels(options["labels"]),
         )
         try:
-            return await _use(box, list(argv), options)
+            return box.id, await run_attached(box, argv or _own_command(box), options)
         finally:
             if options["keep"]:
                 click.echo(box.id, err=True)
@@ -178,7 +155,14 @@ def run(argv: tuple[str, ...], **options: Any) -> None:
             else:
                 await box.close()
 
-    _finish(_now(work()), options["as_json"])
+    _finish(*run_until_stopped(work()), options["as_json"])
+
+
+def _own_command(box: Sandbox) -> tuple[str, ...]:
+    command = (*box.config.entrypoint, *box.config.cmd)
+    if not command:
+        raise UsageError("the image has no command of its own", remedy="say what to run")
+    return command
 
 
 @sandbox.command("exec", context_settings=COMMAND)
@@ -195,36 +179,29 @@ def exec_(box: str, argv: tuple[str, ...], **options: Any) -> None:
       echo hello | baleen sandbox exec -i BOX -- tee /tmp/hello
     """
 
-    async def work() -> RunResult:
-        found = await Sandbox.attach(box)
-        try:
-            return await _use(found, list(argv), options)
-        finally:
-            await found.detach()
-
-    _finish(_now(work()), options["as_json"])
+    result = run_until_stopped(_with(box, lambda found: run_attached(found, argv, options)))
+    _finish(box, result, options["as_json"])
 
 
 @sandbox.command()
 @click.argument("box")
 def shell(box: str) -> None:
     """Open a shell in a living box."""
-
-    async def work() -> RunResult:
-        found = await Sandbox.attach(box)
-        try:
-            return await _on_terminal(found, ["/bin/sh", "-l"], None)
-        finally:
-            await found.detach()
-
-    _finish(_now(work()), as_json=False)
+    login = ["/bin/sh", "-l"]
+    result = run_until_stopped(_with(box, lambda found: on_terminal(found, login)))
+    _finish(box, result, as_json=False)
 
 
 @sandbox.command()
-@click.option("--json", "as_json", is_flag=True)
-def ps(as_json: bool) -> None:
+@JSON
+@click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
+@click.option("-l", "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only those.")
+def ps(as_json: bool, quiet: bool, labels: tuple[str, ...]) -> None:
     """List the living boxes."""
-    boxes = _now(Sandbox.list())
+    boxes = _now(Sandbox.list(_labels(labels)))
+    if quiet:
+        _print("boxes", [box["box"] for box in boxes], as_json)
+        return
     if as_json:
         click.echo(json.dumps(boxes))
         return
@@ -238,7 +215,7 @@ def ps(as_json: bool) -> None:
 
 
 @sandbox.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per record.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the box ends.")
 @click.argument("box_or_file")
 def logs(box_or_file: str, as_json: bool, follow: bool) -> None:
@@ -295,22 +272,19 @@ def _as_line(record: Record) -> str:
 @click.argument("source")
 @click.argument("target")
 def cp(source: str, target: str) -> None:
-    """Copy files: BOX:/path to the host or back."""
+    """Copy a file or folder: BOX:/path to the host or back; into TARGET if that is a folder."""
+    is_download = _is_in_box(source)
+    if is_download == _is_in_box(target):
+        raise UsageError("one side must be BOX:/path, the other a path of the host")
+    box_id, _, path = (source if is_download else target).partition(":")
+    here = target if is_download else source
+    _now(_with(box_id, lambda box: copy(box, path, here, is_download=is_download)))
 
-    async def work() -> None:
-        is_download = ":" in source
-        box_id, _, path = (source if is_download else target).partition(":")
-        if not path or (is_download and ":" in target):
-            raise UsageError("one side must be BOX:/path, the other a path of the host")
-        box = await Sandbox.attach(box_id)
-        try:
-            await (
-                box.files.download(path, target) if is_download else box.files.upload(source, path)
-            )
-        finally:
-            await box.detach()
 
-    _now(work())
+def _is_in_box(place: str) -> bool:
+    """As with docker, a path of the host that holds a colon is written with a / or ./ before it."""
+    before, colon, _ = place.partition(":")
+    return bool(colon) and "/" not in before and not before.startswith(".")
 
 
 async def _with(box_id: str, work: Callable[[Sandbox], Coroutine[Any, Any, T]]) -> T:
@@ -324,16 +298,19 @@ async def _with(box_id: str, work: Callable[[Sandbox], Coroutine[Any, Any, T]]) 
 
 @sandbox.command()
 @click.option("--name", help="Name the image.")
+@JSON
 @click.argument("box")
-def snapshot(box: str, name: str | None) -> None:
+def snapshot(box: str, name: str | None, as_json: bool) -> None:
     """Keep a box's files as an image; print its digest."""
-    click.echo(_now(_with(box, lambda found: found.snapshot(name))))
+    digest = _now(_with(box, lambda found: found.snapshot(name)))
+    click.echo(json.dumps({"name": name or digest, "digest": digest}) if as_json else digest)
 
 
 @sandbox.command()
 @click.option("-n", "count", type=click.IntRange(1), default=1, show_default=True)
+@JSON
 @click.argument("box")
-def fork(box: str, count: int) -> None:
+def fork(box: str, count: int, as_json: bool) -> None:
     """Make boxes that begin with a box's files; print their ids."""
 
     async def work(found: Sandbox) -> list[str]:
@@ -342,24 +319,25 @@ def fork(box: str, count: int) -> None:
             await child.detach()
         return [child.id for child in children]
 
-    for child in _now(_with(box, work)):
-        click.echo(child)
+    _print("boxes", _now(_with(box, work)), as_json)
 
 
 @sandbox.command()
 @click.option("--job", help="Every box of this job.")
+@JSON
 @click.argument("boxes", nargs=-1)
-def pause(boxes: tuple[str, ...], job: str | None) -> None:
+def pause(boxes: tuple[str, ...], job: str | None, as_json: bool) -> None:
     """Stop the processes of boxes where they are."""
-    _each(boxes, job, Sandbox.pause, Sandbox.pause_job)
+    _print("boxes", _each(boxes, job, Sandbox.pause, Sandbox.pause_job), as_json)
 
 
 @sandbox.command()
 @click.option("--job", help="Every box of this job.")
+@JSON
 @click.argument("boxes", nargs=-1)
-def resume(boxes: tuple[str, ...], job: str | None) -> None:
+def resume(boxes: tuple[str, ...], job: str | None, as_json: bool) -> None:
     """Let paused boxes go on."""
-    _each(boxes, job, Sandbox.resume, Sandbox.resume_job)
+    _print("boxes", _each(boxes, job, Sandbox.resume, Sandbox.resume_job), as_json)
 
 
 def _each(
@@ -367,36 +345,47 @@ def _each(
     job: str | None,
     one: Callable[[Sandbox], Coroutine[Any, Any, None]],
     all_of: Callable[[str], Coroutine[Any, Any, Sequence[str]]],
-) -> None:
+) -> Sequence[str]:
     if bool(boxes) == (job is not None):
         raise UsageError("name boxes, or a job with --job")
     if job is not None:
-        for box in _now(all_of(job)):
-            click.echo(box)
-    for box in boxes:
-        _now(_with(box, one))
-        click.echo(box)
-
-
-@sandbox.command()
-@click.argument("boxes", nargs=-1, required=True)
-def rm(boxes: tuple[str, ...]) -> None:
-    """End boxes."""
+        return _now(all_of(job))
 
     async def work() -> None:
         for box in boxes:
-            await (await Sandbox.attach(box)).close()
-            click.echo(box)
+            await _with(box, one)
 
     _now(work())
+    return boxes
+
+
+@sandbox.command()
+@click.option("-f", "--force", is_flag=True, help="Pass over boxes that have ended already.")
+@JSON
+@click.argument("boxes", nargs=-1, required=True)
+def rm(boxes: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """End boxes."""
+
+    async def work() -> list[str]:
+        ended = []
+        for box in boxes:
+            try:
+                await (await Sandbox.attach(box)).close()
+                ended.append(box)
+            except BoxGoneError:
+                if not force:
+                    raise
+        return ended
+
+    _print("boxes", _now(work()), as_json)
 
 
 @sandbox.command()
 @click.option("--job", help="Only the boxes of this job.")
-def reap(job: str | None) -> None:
+@JSON
+def reap(job: str | None, as_json: bool) -> None:
     """End every box of a job, or every box that no client holds."""
-    for box in _now(Sandbox.reap(job)):
-        click.echo(box)
+    _print("boxes", _now(Sandbox.reap(job)), as_json)
 
 
 @sandbox.command()

@@ -13,6 +13,8 @@ from errno import EBUSY
 from pathlib import Path
 from typing import Any
 
+from baleen.errors import UsageError
+
 from .errors import BoxFileError, BoxGoneError, Cause
 from .frames import Link, Message
 
@@ -20,8 +22,15 @@ OnOutput = Callable[[int, bytes], None]
 OnEnd = Callable[[Message | None], None]
 """Called once with an operation's end, with None when the box ended first."""
 
-AGENT_PROTOCOL = 3
+AGENT_PROTOCOL = 4
+
+FORGET_AFTER_S = 0.005
+"""A box is told which results it may forget with its next command, or after this: told at once, it
+would wake up while the caller of the command waits for the reply."""
 _FIRST_CONNECTION = 1 << 40
+MAX_FILE_PIECE_BYTES = 4 << 20
+_PIECE_BYTES = 1 << 20
+"""Input goes to process 1 in pieces: it ends a connection that brings a frame over 32 MiB."""
 
 
 @dataclass(slots=True)
@@ -41,10 +50,14 @@ class AgentLink:
         self._on_gone = on_gone
         self._on_accept: Callable[[int], None] | None = None
         self._hello: asyncio.Future[Message] | None = None
+        self._to_forget: list[Message] = []
+        self._forgetting: asyncio.TimerHandle | None = None
         self._count = _FIRST_CONNECTION  # commands carry their log record's seq, which is smaller
         self.pid = 0
         self.known: dict[int, str] = {}
         """Operations in the box's journal when this connection began, with their state."""
+        self.is_halted = False
+        """Whether the box's processes stood still by :meth:`halt` when this connection began."""
 
     @classmethod
     async def connect(cls, path: Path, on_gone: Callable[[], None]) -> AgentLink:
@@ -61,6 +74,8 @@ class AgentLink:
         self.pid = struct.unpack("3i", credentials)[0]
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self._link, sock=sock)
+        if not self.is_open:
+            raise BoxGoneError("the box ended")  # told already, when nobody waited for a hello
         self._hello = loop.create_future()
         self._link.send({"t": "hello"})
         hello = await self._hello
@@ -70,6 +85,7 @@ class AgentLink:
                 f"the box at {path} speaks protocol {hello['protocol']}, not {AGENT_PROTOCOL}"
             )
         self.known = dict(hello["ops"])
+        self.is_halted = hello["halted"]
         return self
 
     @property
@@ -90,7 +106,7 @@ class AgentLink:
             on_end(None)
             return
         self._operations[op] = _Operation(on_end, on_output)
-        self._link.send(message)
+        self._forget_with(message)
 
     async def _operate(self, op: int, message: Message, on_output: OnOutput | None) -> Message:
         future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
@@ -112,6 +128,17 @@ class AgentLink:
     def pause(self) -> None:
         """Stops the clocks of running commands' timeouts."""
         self._link.send({"t": "pause"})
+
+    async def halt(self) -> None:
+        """Stops the box's processes by signals, and their clocks, until :meth:`resume`.
+
+        Raises:
+            BoxFileError: a process does not stop; all of them go on.
+        """
+        self._count += 1
+        answer = await self._operate(self._count, {"t": "halt", "op": self._count}, None)
+        if "error" in answer:
+            raise BoxFileError(f"the box cannot be paused: {answer['error']}", errno=EBUSY)
 
     def resume(self) -> None:
         self._link.send({"t": "resume"})
@@ -141,11 +168,27 @@ class AgentLink:
         self._link.send({"t": "helper", "argv": list(argv)})
 
     def acknowledge(self, op: int) -> None:
-        """Tells the box that the result is in the log and may be forgotten."""
-        self._link.send({"t": "ack", "op": op})
+        """Tells the box, soon, that the result is in the log and may be forgotten."""
+        self._to_forget.append({"t": "ack", "op": op})
+        if self._forgetting is None:
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(FORGET_AFTER_S, self._forget_with)
+
+    def _forget_with(self, *messages: Message) -> None:
+        """Sends messages together with what the box may forget."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        forgotten, self._to_forget = self._to_forget, []
+        self._link.send(*forgotten, *messages)
 
     def send_input(self, op: int, data: bytes, *, eof: bool) -> None:
-        self._link.send({"t": "stdin", "op": op, "data": data, "eof": eof})
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece = data[start : start + _PIECE_BYTES]
+            is_last = start + _PIECE_BYTES >= len(data)
+            self._link.send({"t": "stdin", "op": op, "data": piece, "eof": eof and is_last})
+        if not data:
+            self._link.send({"t": "stdin", "op": op, "data": b"", "eof": eof})
 
     def resize(self, op: int, rows: int, columns: int) -> None:
         self._link.send({"t": "resize", "op": op, "rows": rows, "cols": columns})
@@ -184,7 +227,17 @@ class AgentLink:
         self._link.send({"t": "signal", "op": op, "signal": number})
 
     async def file(self, do: str, path: str, **arguments: Any) -> Any:
-        """Performs one file operation inside the box."""
+        """Performs one file operation inside the box.
+
+        Raises:
+            BoxFileError: it failed.
+            UsageError: more data than one operation takes.
+        """
+        if len(arguments.get("data", b"")) > MAX_FILE_PIECE_BYTES:
+            raise UsageError(
+                f"one write takes {MAX_FILE_PIECE_BYTES} bytes",
+                remedy="write the rest at further offsets",
+            )
         self._count += 1
         message = {"t": "file", "do": do, "path": path, "op": self._count, **arguments}
         answer = await self._operate(self._count, message, None)
@@ -233,7 +286,20 @@ class AgentLink:
     async def drained(self) -> None:
         await self._link.drained()
 
+    def forget_nothing_more(self) -> None:
+        """The box is being killed: it need not be told anything that waits."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        self._to_forget.clear()
+
+    def end(self) -> None:
+        """Lets process 1 end, and with it the box, if it still lives; closes the connection."""
+        self._link.send({"t": "exit"})
+        self.close()
+
     def close(self) -> None:
+        self.forget_nothing_more()
         self._link.close()
 
 

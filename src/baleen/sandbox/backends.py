@@ -74,6 +74,7 @@ def _container() -> Backend:
         "users": "65536 ids of its own" if root else "one id: the caller's",
         "network": ["none", "public", "allowlist"],
         "images": ["host", "directory", "store"],
+        "image_mounts": [way for way in ("file", "loop") if answers.get(f"erofs_{way}") == "ok"],
         "landlock": answers.get("landlock") == "ok",
         "idmap": answers.get("idmap") == "ok",
         "disk": "tmpfs of disk_mb; what is written counts as memory of the box",
@@ -83,7 +84,7 @@ def _container() -> Backend:
         "ports": True,
         "snapshot": True,
         "fork": True,
-        "pause": root,
+        "pause": True,
     }
     return Backend(
         "container", True, "own launcher: namespaces, overlay, seccomp, cgroups", capabilities

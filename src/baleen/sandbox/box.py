@@ -19,10 +19,11 @@ from typing import Any
 
 import msgpack
 
-from baleen.errors import SandboxError
+from baleen.errors import SandboxError, UsageError
 
 from .agentlink import AgentLink, OnOutput
 from .blobs import INLINE_BYTES, fetch, keep
+from .cgroups import out_of_memory_kills
 from .egress import Egress, network_from_wire, proxy_environment
 from .errors import (
     BoxBusyError,
@@ -36,7 +37,7 @@ from .images.base import Image
 from .journal import Journal
 from .log import Log
 from .ports import PortForward
-from .spec import BoxSpec, RunResult
+from .spec import HARD_MAX_COMMAND_BYTES, BoxSpec, RunResult
 from .trajectory import Kind, Record
 
 GRACE_S = 10.0
@@ -90,11 +91,14 @@ class Box:
         self.network: str | list[str] = "none"
         """What the log says it may reach."""
         self.is_paused = False
+        self.may_be_frozen = False
+        """Somebody has paused it, or begun to."""
         self.clients = 0
         self.idle_since = time.monotonic()
         self._journal = journal
         self._executor = executor
         self._running = 0
+        self._memory_kills = 0
         self._uses: dict[str, Use] = {}
         self._egress: Egress | None = None
         self._ports: dict[int, tuple[PortForward, int]] = {}
@@ -116,7 +120,7 @@ class Box:
 
     def hold_still(self) -> None:
         """Stops the clocks: no time passes for a paused box."""
-        self.is_paused = True
+        self.is_paused = self.may_be_frozen = True
         for use in self._uses.values():
             use.was_paused = use.is_running
         if self.link is not None:
@@ -154,9 +158,15 @@ class Box:
     def settle_unfinished(self) -> None:
         """After a restart of the edge: collects the results that process 1 kept meanwhile."""
         assert self.link is not None
-        for use in self._uses.values():
-            if use.result_offset is None and use.intent_seq in self.link.known:
+        kept = [use for use in self._uses.values() if use.intent_seq in self.link.known]
+        unfinished = [use for use in kept if use.result_offset is None]
+        if not unfinished:
+            self._met_the_memory_killer()  # whoever did has been told so by the edge before
+        for use in kept:
+            if use.result_offset is None:
                 self._begin(use)
+            else:
+                self._acknowledge(use)  # the last edge was killed before it did
 
     def run(
         self, key: str, job: dict[str, Any], done: Done, on_output: OnOutput | None = None
@@ -190,7 +200,9 @@ class Box:
         if self.ended is not None:
             done(self._in_doubt(use))
             return
-        use.waiting.append((done, True))
+        # One that an edge before has only written down begins now, for this caller.
+        has_begun = use.is_running or (self.link is not None and use.intent_seq in self.link.known)
+        use.waiting.append((done, has_begun))
         if not use.is_running:
             use.on_output = on_output
             self._begin(use)
@@ -280,6 +292,7 @@ class Box:
             end["duration_us"] / 1e6,
             end["truncated"],
             end["timed_out"],
+            out_of_memory=end["code"] != 0 and self._met_the_memory_killer(),
         )
         if len(result.stdout) + len(result.stderr) <= INLINE_BYTES:
             self._record(use, result, self._kept(result))
@@ -287,6 +300,11 @@ class Box:
         loop = asyncio.get_running_loop()
         keeping = loop.run_in_executor(self._executor, self._kept, result)
         keeping.add_done_callback(lambda future: self._record(use, result, future.result()))
+
+    def _met_the_memory_killer(self) -> bool:
+        """Whether the kernel has killed for memory since the last look."""
+        before, self._memory_kills = self._memory_kills, out_of_memory_kills(self.groups)
+        return self._memory_kills > before
 
     def _kept(self, result: RunResult) -> dict[str, Any] | TrajectoryError:
         """The result as the log holds it."""
@@ -318,8 +336,8 @@ class Box:
                 self._end(use, _unrecorded(use, error))
                 return
             use.result_offset = record.offset
-            self._acknowledge(use)
             self._end(use, result)
+            self._acknowledge(use)
 
         self._journal.commit(self.log, recorded)
 
@@ -444,10 +462,19 @@ def result_of(path: Path, record: Record) -> RunResult:
 
 
 def job_digest(job: dict[str, Any]) -> str:
-    """Digest of what makes a command this command: limits on time and output do not."""
+    """Digest of what makes a command this command: limits on time and output do not.
+
+    Raises:
+        UsageError: process 1 would not take a command of that many bytes.
+    """
     parts = [job.get(name) for name in ("argv", "cwd", "stdin", "user")]
     env = sorted((job.get("env") or {}).items())
     packed: bytes = msgpack.packb([parts, env], use_bin_type=True, unicode_errors="surrogateescape")
+    if len(packed) > HARD_MAX_COMMAND_BYTES:
+        raise UsageError(
+            f"a command of {len(packed)} bytes is over the limit of {HARD_MAX_COMMAND_BYTES}",
+            remedy="put its input into a file of the box",
+        )
     return hashlib.sha256(packed).hexdigest()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from baleen.errors import UsageError
 
 from .errors import CallError
-from .spec import Mount, RunResult
+from .spec import MAX_OUTPUT_BYTES, Mount, RunResult
 
 _WORKER = Path(__file__).with_name("worker.py")
 
@@ -93,6 +93,10 @@ def result_of_call(name: str, result: RunResult) -> Any:
         answer = json.loads(result.stdout)
     except ValueError:
         text = f"{name} ended without a result, exit code {result.exit_code}"
+        if result.out_of_memory:
+            text = f"{name} was killed: the box is out of memory"
+        elif result.truncated:
+            text = f"{name} returned more than {MAX_OUTPUT_BYTES} bytes, or printed over its result"
         raise CallError(text, kind="Killed", output=printed) from None
     if "error" in answer:
         raise CallError(

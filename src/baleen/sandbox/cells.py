@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -21,17 +22,23 @@ from .home import Home
 from .images.base import Rootfs
 from .images.resolve import is_named, mount_by, resolve, taken
 from .launcher import Launcher
+from .log import Log
 from .spec import BoxSpec, resource_limits
 from .switches import Switches
+from .trajectory import MAGIC
 
 T = TypeVar("T")
 
 SWEEP_EVERY = 2
 OLD_GROUP_S = 3.0
-"""A living launcher's group that no box owns is given so long to be filled or removed by itself."""
+"""A living launcher's group that no box owns is given so long to be filled or removed by itself.
+The launcher sets a group's time of change anew when it keeps it for another box."""
+
+UNCLAIMED_LINK = "log.unclaimed"
+"""How a box's link to its log is called until somebody owns it: to rename it takes no time."""
 
 LAST_SWEEP_S = 2.0
-LAUNCHER_TRIES = 3
+LAUNCHER_TRIES = 5
 
 FIRST_ID = 0x7000_0000
 """Host ids of boxes begin above what users, services and other container tools take."""
@@ -63,6 +70,8 @@ class Cell:
     link: AgentLink
     confinement: dict[str, Any]
     """What the launcher could use: ``landlock``, and folders that could not be id-mapped."""
+    log: Log
+    """Its log, empty so far."""
     on_gone: Callable[[], None] = _ignore
 
 
@@ -86,8 +95,6 @@ class Cells:
         self._launcher: Launcher | None = None
         self._launching = asyncio.Lock()
         self._ticks = 0
-        self._seen: dict[str, float] = {}
-        """When a group of the living launcher was first seen without an owner."""
         self._alive: dict[str, tuple[int, list[str]]] = {}
         """Process 1 and groups of every cell and box, by id."""
         self._free_slots = list(range(MAX_SLOTS - 1, -1, -1))
@@ -125,16 +132,17 @@ class Cells:
 
     async def _with_launcher(self, work: Callable[[Launcher], Awaitable[T]]) -> T:
         """Asks the launcher, again where it was killed before it could answer."""
-        launcher = await self.living_launcher()
-        try:
-            return await work(launcher)
-        except LaunchError:
-            if launcher.is_alive:
-                raise
+        for _ in range(LAUNCHER_TRIES - 1):
+            launcher = await self.living_launcher()
+            try:
+                return await work(launcher)
+            except LaunchError:
+                if launcher.is_alive:
+                    raise
         return await work(await self.living_launcher())
 
-    async def build(self, spec: BoxSpec) -> Cell:
-        """Builds a cell.
+    async def build(self, spec: BoxSpec, *, ahead: bool = False) -> Cell:
+        """Builds a cell; one built ahead, for which nobody waits, leaves others the processor.
 
         Raises:
             LaunchError: it did not start; nothing is left of it.
@@ -145,6 +153,7 @@ class Cells:
         folder = self._home.boxes / cell_id
         slot = self._free_slots.pop()
         cell: Cell | None = None
+        log: Log | None = None
 
         def gone() -> None:
             if cell is not None:
@@ -152,10 +161,13 @@ class Cells:
 
         try:
             rootfs = await self._settle(folder, spec)
-            launch = self._launch_spec(cell_id, spec, rootfs, slot)
+            log = self._begin_log(cell_id)
+            launch = self._launch_spec(cell_id, spec, rootfs, slot) | {"ahead": ahead}
             answer, link = await self._start(launch, folder, gone)
         except BaseException as error:
             await self._give_up(cell_id, folder, slot)
+            if log is not None:
+                log.discard()
             if isinstance(error, OSError | BoxGoneError):
                 raise LaunchError(f"box {cell_id} did not start: {error}") from error
             raise
@@ -164,8 +176,21 @@ class Cells:
         pid, groups = answer["pid"], answer["groups"]
         confinement = {name: answer[name] for name in ("landlock", "unmapped")}
         image = rootfs.image_data
-        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement)
+        cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement, log)
         return cell
+
+    def _begin_log(self, cell_id: str) -> Log:
+        """Makes the log and a link to it that counts once its owner has given it its name."""
+        log = Log.create(self._home.logs / f"{cell_id}.log")
+        os.symlink(log.path, self._home.boxes / cell_id / UNCLAIMED_LINK)  # noqa: PTH211
+        return log
+
+    def sweep_log(self, cell_id: str) -> None:
+        """Removes the log of a cell that an earlier edge has built and nobody has claimed."""
+        path = self._home.logs / f"{cell_id}.log"
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size <= len(MAGIC):
+                path.unlink()
 
     async def _start(
         self, launch: dict[str, Any], folder: Path, gone: Callable[[], None]
@@ -284,6 +309,7 @@ class Cells:
             await self.end(cell.id)
         finally:
             cell.link.close()
+            cell.log.discard()
             shutil.rmtree(cell.folder, ignore_errors=True)
             self.free_slot(cell.slot)
 
@@ -306,19 +332,16 @@ class Cells:
         """
         kept = {group for _, groups in self._alive.values() for group in groups}
         living = f"z{self._launcher.pid}-" if self._launcher and self._launcher.is_alive else None
-        now, seen, is_clean = time.monotonic(), self._seen, True
-        self._seen = {}
+        is_clean = True
         for parent in self.groups.parents:
             for group in parent.glob("z*-*"):
-                place = str(group)
-                if place in kept:
+                if str(group) in kept:
                     continue
-                if living is not None and group.name.startswith(living):
-                    self._seen[place] = seen.get(place, now)
-                    if now - self._seen[place] < OLD_GROUP_S:
-                        continue
+                may_be_its_own = living is not None and group.name.startswith(living)
+                if may_be_its_own or self._launching.locked():  # a new one's number is not known
                     with contextlib.suppress(OSError):
-                        group.rmdir()
+                        if time.time() - group.stat().st_mtime > OLD_GROUP_S:
+                            group.rmdir()
                     continue
                 try:
                     group.rmdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,6 @@ class Groups:
             ("pids", "pids.max", str(spec.pids)),
         ]
 
-    def out_of_memory_kills(self, directories: list[str]) -> int:
-        """How often the kernel's memory killer has struck in a box."""
-        for directory in map(Path, directories):
-            for name in ("memory.oom_control", "memory.events"):
-                if (directory / name).exists():
-                    return _oom_kills((directory / name).read_text())
-        return 0
-
     def release(self) -> None:
         """Removes the parents unless boxes still live in them."""
         for parent in self.parents:
@@ -74,6 +67,15 @@ class Groups:
             return f"no limits: {', '.join(self.missing)} not available to this user"
         lacking = f", without {', '.join(self.missing)}" if self.missing else ""
         return f"cgroup v{self.version}{lacking}"
+
+
+def out_of_memory_kills(directories: Sequence[str]) -> int:
+    """How often the kernel's memory killer has struck in a box; 0 where nothing counts it."""
+    for directory in directories:
+        for name in ("memory.oom_control", "memory.events"):
+            with contextlib.suppress(OSError):
+                return _oom_kills(Path(directory, name).read_text())
+    return 0
 
 
 def _oom_kills(text: str) -> int:

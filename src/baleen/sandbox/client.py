@@ -56,6 +56,9 @@ class EdgeClient:
         self._link: Link | None = None
         self._requests: dict[int, _Request] = {}
         self._count = 0
+        self._asking = 0
+        """Requests under way; one that is cut off asks again, and needs a connection for it."""
+        self._is_closing = False
         self._connecting = asyncio.Lock()
         self._holds: dict[str, Message] = {}
 
@@ -67,18 +70,24 @@ class EdgeClient:
             EdgeError: no edge could be reached or started.
         """
         give_up_at = time.monotonic() + RETRY_FOR_S
-        while True:
-            try:
-                if self._link is None or not self._link.is_open:
-                    await self._connect()
-                return await self._ask_once(do, on_output, arguments)
-            except _Disconnected:
-                if time.monotonic() > give_up_at:
-                    raise EdgeError(
-                        f"the edge at {self._home.socket} goes away again and again",
-                        remedy=f"look into {self._home.log}",
-                    ) from None
-                await asyncio.sleep(0.01)
+        self._asking += 1
+        try:
+            while True:
+                try:
+                    if self._link is None or not self._link.is_open:
+                        await self._connect()
+                    return await self._ask_once(do, on_output, arguments)
+                except _Disconnected:
+                    if time.monotonic() > give_up_at:
+                        raise EdgeError(
+                            f"the edge at {self._home.socket} goes away again and again",
+                            remedy=f"look into {self._home.log}",
+                        ) from None
+                    await asyncio.sleep(0.01)
+        finally:
+            self._asking -= 1
+            if self._is_closing and not self._asking:
+                await self._hang_up()
 
     async def _ask_once(self, do: str, on_output: OnOutput | None, arguments: Message) -> Any:
         if self._link is None or not self._link.is_open:
@@ -140,7 +149,8 @@ class EdgeClient:
             return sock
         box_binary()
         self._home.prepare()
-        give_up_at = time.monotonic() + START_TIMEOUT_S
+        start_timeout_s = float(os.environ.get("BALEEN_SANDBOX_START_TIMEOUT_S", START_TIMEOUT_S))
+        give_up_at = time.monotonic() + start_timeout_s
         with self._home.start_lock.open("w") as lock:
             starter = _Starter(self._home, lock.fileno())
             delay_s = POLL_S
@@ -151,8 +161,9 @@ class EdgeClient:
                 starter.see_to_it()
                 if time.monotonic() > give_up_at:
                     raise EdgeError(
-                        f"no edge answers at {self._home.socket} after {START_TIMEOUT_S} s",
-                        remedy=f"look into {self._home.log}",
+                        f"no edge answers at {self._home.socket} after {start_timeout_s} s",
+                        remedy=f"look into {self._home.log}; a slow host may need a larger "
+                        "BALEEN_SANDBOX_START_TIMEOUT_S",
                     )
                 if not starter.is_at_it:
                     delay_s = min(delay_s * 1.5, MAX_POLL_S)
@@ -176,7 +187,12 @@ class EdgeClient:
                 request.answer.set_exception(_Disconnected())
 
     async def close(self) -> None:
-        """Lets go of the connection."""
+        """Lets go of the connection, once what is under way has been answered."""
+        self._is_closing = True
+        if not self._asking:
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
         if self._link is not None:
             link, self._link = self._link, None
             link.close()

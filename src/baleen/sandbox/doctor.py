@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from baleen.errors import SandboxError
+
 from .backends import probe
 from .binary import box_binary
 from .cgroups import NEEDED, own_paths
 from .errors import HostError
 from .home import Home
+from .images.resolve import MountBy, mount_by
+from .switches import Switches
 
 LEAST_FREE_MB = 512
 
@@ -148,9 +152,29 @@ def _used(found: list[Check]) -> Check:
     failed = [check.name for check in found if check.name in needed and not check.ok]
     if failed:
         return Check("will use", False, f"no sandbox: {', '.join(failed)}", "see above")
-    privileged = next(check.ok for check in found if check.name == "privileged")
-    root = "as root" if privileged else "as an ordinary user"
-    limited = next(check.ok for check in found if check.name == "cgroups")
-    return Check(
-        "will use", True, f"container {root}, {'limits' if limited else 'no limits'}", None
-    )
+    try:
+        return Check(
+            "will use", True, ", ".join(_ways({check.name: check for check in found})), None
+        )
+    except SandboxError as error:  # a switch has a value that there is not
+        return Check("will use", False, error.message, error.remedy)
+
+
+def _ways(found: dict[str, Check]) -> list[str]:
+    """How boxes will be made here, with what is switched off left out."""
+    switches = Switches.from_environment()
+    is_root = found["privileged"].ok
+    has_limits = found["cgroups"].ok and switches.limits
+    is_fenced = switches.landlock and found["landlock"].ok
+    is_mapped = switches.idmap and is_root and found["idmap"].ok
+    way = mount_by()
+    if way is MountBy.AUTO:
+        way = MountBy.FILE if found["erofs_file"].ok else MountBy.LOOP
+    return [
+        f"container {'as root' if is_root else 'as an ordinary user'}",
+        "limits" if has_limits else "no limits",
+        f"image layers by {way}",
+        "files under ids of the box" if is_mapped else "files under ids of the host",
+        "Landlock" if is_fenced else "no Landlock",
+        f"pauses by {'freezer' if switches.freezer and has_limits else 'signals'}",
+    ]

@@ -18,14 +18,15 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from baleen.errors import UsageError
+from baleen.errors import SandboxError, UsageError
 
 from .errors import to_wire
 from .frames import Message
+from .job import make_job
 from .openapi import REQUESTS, document
 from .remote import UPGRADE
 from .server import Client, Server
-from .spec import BoxSpec
+from .spec import MAX_OUTPUT_BYTES, BoxSpec
 
 MAX_HEAD_BYTES = 16 << 10
 MAX_BODY_BYTES = 48 << 20
@@ -108,6 +109,10 @@ class _Visitor(asyncio.Protocol):
         client = Client(self._server, is_remote=True)
         try:
             message = _message(request, body)
+            if request == "run":
+                message["job"] = self._job(message["box"], message["job"])
+        except SandboxError as error:
+            return self._answer(409, {"error": to_wire(error)})
         except (ValueError, TypeError, KeyError, UsageError) as error:
             return self._answer(400, {"error": to_wire(UsageError(f"cannot read it: {error}"))})
         answer = await client.serve(message)
@@ -116,6 +121,21 @@ class _Visitor(asyncio.Protocol):
             is_usage = answer["error"]["code"].startswith("usage")
             return self._answer(400 if is_usage else 409, {"error": answer["error"]})
         return self._answer(200, {"ok": answer["ok"]})
+
+    def _job(self, box_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The command that a request means, as the box's image completes it."""
+        config = self._server.registry.find(box_id).image.config
+        fields = {"timeout_ms": 30_000, "max_output": MAX_OUTPUT_BYTES, **given}
+        timeout_ms = fields.pop("timeout_ms")
+        return make_job(
+            fields.pop("argv"),
+            timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+            cwd=fields.pop("cwd", None) or config.workdir,
+            env={**config.env, **(fields.pop("env", None) or {})},
+            user=fields.pop("user", None) or config.user,
+            max_output_bytes=fields.pop("max_output"),
+            **{"stdin": None, **fields},
+        )
 
     def _answer(self, status: int, data: Any) -> None:
         body = json.dumps(data, default=_plain).encode()
@@ -147,12 +167,12 @@ def _message(request: str, body: bytes) -> Message:
         message["spec"] = BoxSpec.from_wire({"network": "none", **given}).to_wire()
         message.setdefault("request", f"r{uuid.uuid4().hex}")
     elif request == "run":
-        message["job"] = {"timeout_ms": 30_000, "env": {}, **data["job"]}
+        message["job"] = dict(data["job"])
         message.setdefault("key", f"auto:{uuid.uuid4().hex}")
     elif request == "fork":
         message["requests"] = [f"r{uuid.uuid4().hex}" for _ in range(int(data.pop("n", 1)))]
     elif request == "file":
         message.setdefault("arguments", {})
-    elif request in ("commit", "reap"):
-        message.setdefault("name" if request == "commit" else "job", None)
+    elif request in ("snapshot", "reap"):
+        message.setdefault("name" if request == "snapshot" else "job", None)
     return message

@@ -67,7 +67,6 @@ class Settings:
         self.pool_size = int(os.environ.get("BALEEN_SANDBOX_POOL_SIZE", POOL_SIZE))
         self.remembered = int(os.environ.get("BALEEN_SANDBOX_REMEMBERED", REMEMBERED))
         self.listen: Listen | None = None
-        self.limits = os.environ.get("BALEEN_SANDBOX_LIMITS", "auto") != "off"
         self.switches = Switches.from_environment()
 
 
@@ -118,7 +117,7 @@ class Edge:
         self._home.prepare()
         privileged = is_privileged()
         groups = Groups(0, (), NEEDED)
-        if self._settings.limits:
+        if self._settings.switches.limits:
             groups = find_groups(self._home.group_name, required=privileged)
 
         async def launch() -> Launcher:

@@ -124,10 +124,10 @@ class Link(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, message: Message) -> None:
-        """Queues a message; a closed link drops it, its owner hears from ``on_close``."""
-        if self._transport is not None and self.is_open:
-            self._transport.write(pack(message))
+    def send(self, *messages: Message) -> None:
+        """Queues messages, at once; a closed link drops them, its owner hears from ``on_close``."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(map(pack, messages)))
 
     async def drained(self) -> None:
         """Waits until the other side has taken enough for more to be worth queueing."""

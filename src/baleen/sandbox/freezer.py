@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .cgroups import Groups, own_paths
-from .errors import LaunchError, UnsupportedError
+from .errors import LaunchError
 
 ATTEMPTS = 1_000
 POLL_S = 0.002
@@ -20,11 +20,14 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 class Freezer:
-    """The freezer of one edge's boxes."""
+    """The freezer of one edge's boxes; with ``enabled`` off it offers nothing, as some hosts do."""
 
-    def __init__(self, groups: Groups, name: str, root: Path = _ROOT) -> None:
+    def __init__(
+        self, groups: Groups, name: str, root: Path = _ROOT, *, enabled: bool = True
+    ) -> None:
         self._groups = groups
         self._name = name
+        self._enabled = enabled
         self._v1 = self._find_v1(root)
 
     def _find_v1(self, root: Path) -> Path | None:
@@ -34,19 +37,15 @@ class Freezer:
 
     @property
     def is_available(self) -> bool:
-        return bool(self._groups.parents) and (self._groups.version == 2 or self._v1 is not None)
+        has_one = self._groups.version == 2 or self._v1 is not None
+        return self._enabled and bool(self._groups.parents) and has_one
 
     def freeze(self, groups: list[str]) -> None:
         """Returns when every process in the box's groups stands still.
 
         Raises:
-            UnsupportedError: this host offers no freezer to this user.
             LaunchError: the processes do not stop.
         """
-        if not self.is_available or not groups:
-            raise UnsupportedError(
-                "this host offers no freezer for boxes", remedy="run the edge as root"
-            )
         if self._groups.version == 2:
             Path(groups[0], "cgroup.freeze").write_text("1")
             _await(lambda: "frozen 1" in Path(groups[0], "cgroup.events").read_text(), groups)

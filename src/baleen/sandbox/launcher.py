@@ -14,7 +14,7 @@ from typing import Any
 from .errors import HostError, LaunchError
 from .frames import Link, Message
 
-PROTOCOL = 3
+PROTOCOL = 4
 LOCK_ATTEMPTS = 1_000
 _ADVICE = {
     1: "mounts are forbidden here: run the edge as root, or allow unprivileged user namespaces",

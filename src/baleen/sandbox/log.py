@@ -226,6 +226,11 @@ class Log:
             raise TrajectoryError(f"{self.path}: damaged record at byte {offset}")
         return decode(body, offset)[0]
 
+    def discard(self) -> None:
+        """Closes the log and removes its first segment: nothing in it was of use to anybody."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         with self._lock:
             if self._fd >= 0:

@@ -71,7 +71,7 @@ REQUESTS: dict[str, Request] = {
         {**_BOX, "op": _TEXT, "path": _TEXT, "arguments?": {"type": "object"}},
     ),
     "set_network": Request("Change what a box may reach.", {**_BOX, "network": _NETWORK}),
-    "commit": Request("Keep a box's files as an image.", {**_BOX, "name?": _TEXT}),
+    "snapshot": Request("Keep a box's files as an image.", {**_BOX, "name?": _TEXT}),
     "fork": Request("Make boxes with a box's files.", {**_BOX, "n?": _WHOLE}),
     "pause": Request("Stop a box's processes where they are.", _BOX),
     "resume": Request("Let a paused box go on.", _BOX),

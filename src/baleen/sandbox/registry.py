@@ -19,8 +19,8 @@ from baleen.errors import SandboxError
 
 from .agentlink import AgentLink
 from .box import Box, gone
-from .cells import Cell, Cells, first_id
-from .cgroups import Groups, own_paths
+from .cells import UNCLAIMED_LINK, Cell, Cells, first_id
+from .cgroups import Groups, out_of_memory_kills, own_paths
 from .errors import (
     BoxGoneError,
     CapacityError,
@@ -46,6 +46,12 @@ from .trajectory import Kind, Record, read
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
+
+KILL_DELAY_S = 0.001
+"""The end of a box's processes is work for the kernel; whoever closed the box goes on first."""
+
+MEMORY_SEEN_FOR_S = 0.1
+"""How long the host's free memory counts as what it was: the kernel adds it up for every look."""
 
 RECOVERY_LANES = 32
 
@@ -85,13 +91,19 @@ class Registry:
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
-        self._freezer = Freezer(groups, home.group_name)
+        self._freezer = Freezer(groups, home.group_name, enabled=switches.freezer)
         self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._memory_mb, self._memory_seen_at = 0, -MEMORY_SEEN_FOR_S
 
     @property
     def boxes(self) -> list[Box]:
         """The boxes that are alive."""
         return list(self._alive.values())
+
+    @property
+    def pauses_by(self) -> str:
+        """What holds the processes of a paused box still."""
+        return "freezer" if self._freezer.is_available else "signals"
 
     @property
     def is_idle(self) -> bool:
@@ -157,19 +169,16 @@ class Registry:
         return len(self._alive) + len(self._creating) + len(self._removing)
 
     def _available_memory_mb(self) -> int:
-        for line in os.pread(self._meminfo, 4096, 0).splitlines():
-            if line.startswith(b"MemAvailable:"):
-                return int(line.split()[1]) // 1024
-        raise UnsupportedError("/proc/meminfo has no MemAvailable")
+        now = time.monotonic()
+        if now - self._memory_seen_at > MEMORY_SEEN_FOR_S:
+            self._memory_mb, self._memory_seen_at = _available_memory_mb(self._meminfo), now
+        return self._memory_mb
 
     def _settle_in(self, cell: Cell, request: str, spec: BoxSpec) -> Box:
         """Makes a cell a box: with a log, a request's name, and the right to outlive this edge."""
-        path = Path(spec.trajectory) if spec.trajectory else self.home.logs / f"{cell.id}.log"
-        log: Log | None = None
         try:
-            log = Log.create(path)
-            # A later edge finds the log by this link. Without it, the box has never been.
-            os.symlink(path, f"{cell.folder}/log")  # noqa: PTH211 - on the path of every create
+            self._claim_log(cell, spec)
+            log = cell.log
             places = [overlay.at for overlay in cell.rootfs.overlays]
             first = {
                 "box": cell.id,
@@ -183,12 +192,9 @@ class Registry:
             }
             log.append(Kind.OPEN, first, sync=False)  # on disk with the first command's intent
         except (SandboxError, OSError) as error:
-            if log is not None:
-                log.close()
-                log.path.unlink(missing_ok=True)
             self._keep(cell.id, self._cells.discard(cell))
             if isinstance(error, OSError):
-                raise TrajectoryError(f"cannot begin {path}: {error}") from error
+                raise TrajectoryError(f"cannot begin {cell.log.path}: {error}") from error
             raise
         box = Box(cell.id, spec, log, self._journal, self._executor)
         box.request, box.slot, box.pid, box.groups = request, cell.slot, cell.pid, cell.groups
@@ -203,6 +209,16 @@ class Registry:
             self._spares.replace(spec, cell.rootfs)
         return box
 
+    def _claim_log(self, cell: Cell, spec: BoxSpec) -> None:
+        """A later edge finds the log by this link. Without it, the box has never been."""
+        if spec.trajectory is None:
+            os.rename(f"{cell.folder}/{UNCLAIMED_LINK}", f"{cell.folder}/log")  # noqa: PTH104
+            return
+        log = Log.create(Path(spec.trajectory))
+        cell.log.discard()
+        cell.log = log
+        os.symlink(log.path, f"{cell.folder}/log")  # noqa: PTH211 - for every box
+
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Keeps a removal in sight until it is done."""
         task = self._removing[box_id] = asyncio.create_task(work)
@@ -212,7 +228,7 @@ class Registry:
     def _on_gone(self, box: Box) -> None:
         """Process 1 ended without being asked to."""
         if box.ended is None:
-            killed = self.groups.out_of_memory_kills(box.groups)
+            killed = out_of_memory_kills(box.groups)
             self.destroy(box, Cause.OUT_OF_MEMORY if killed else Cause.NODE_LOST)
 
     def destroy(self, box: Box, cause: Cause) -> asyncio.Future[None] | None:
@@ -225,6 +241,8 @@ class Registry:
             self._alive.pop(box.id, None)
             self._ended[box.id] = box
             box.stop_forwards()
+            if box.link is not None:
+                box.link.forget_nothing_more()
             self._close_log(box)
             self._keep(box.id, self._remove(box))
         removal = self._removing.get(box.id)
@@ -239,14 +257,18 @@ class Registry:
 
     async def _remove(self, box: Box) -> None:
         try:
-            ending = asyncio.create_task(self._cells.end(box.id))
-            if self._freezer.is_frozen(box.groups):
-                await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
-                self._freezer.thaw(box.groups)
-            await ending
+            with contextlib.suppress(LaunchError):  # no launcher lived long enough to kill it
+                if box.may_be_frozen and self._freezer.is_frozen(box.groups):
+                    ending = asyncio.create_task(self._cells.end(box.id))
+                    await asyncio.sleep(0)  # the kill goes first: a frozen process dies as it thaws
+                    self._freezer.thaw(box.groups)
+                    await ending
+                else:
+                    await asyncio.sleep(KILL_DELAY_S)
+                    await self._cells.end(box.id)
         finally:
             if box.link is not None:
-                box.link.close()
+                box.link.end()
             for name in ("agent.sock", "box.json") if box.image.layers else ("agent.sock",):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{self._boxes}/{box.id}/{name}")  # noqa: PTH108 - for every box
@@ -326,8 +348,13 @@ class Registry:
         box = self._living(box_id)
         if box.is_paused:
             return
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
+        if self._freezer.is_available and box.groups:
+            loop = asyncio.get_running_loop()
+            box.may_be_frozen = True
+            await loop.run_in_executor(self._executor, self._freezer.freeze, box.groups)
+        else:
+            assert box.link is not None, "a living box has one"
+            await box.link.halt()
         box.hold_still()
         await box.append(Kind.PAUSE, {})
 
@@ -374,6 +401,7 @@ class Registry:
                 if (folder / "log").is_symlink():
                     await self._recover_one(folder)
                 else:
+                    self._cells.sweep_log(folder.name)
                     shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
 
         # Each box is asked what it knows, and many can answer while others' logs are read.
@@ -432,7 +460,7 @@ class Registry:
             self._keep(box.id, self._remove(box))
             return
         self._alive[box.id] = self._by_request[box.request] = box
-        if self._freezer.is_frozen(box.groups):
+        if self._freezer.is_frozen(box.groups) or box.link.is_halted:
             box.hold_still()
         if box.network != "none":
             await box.open_network(box.network)
@@ -468,9 +496,20 @@ class Registry:
         self._executor.shutdown(wait=False)
 
 
+def _available_memory_mb(meminfo: int) -> int:
+    for line in os.pread(meminfo, 4096, 0).splitlines():
+        if line.startswith(b"MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    raise UnsupportedError("/proc/meminfo has no MemAvailable")
+
+
 def _remove_all(folders: list[str]) -> None:
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.unlink(f"{folder}/log")  # noqa: PTH108 - mostly all that is in it
+            os.rmdir(folder)  # noqa: PTH106
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unknown(home: Home, box_id: str) -> SandboxError:

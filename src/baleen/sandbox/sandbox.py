@@ -22,13 +22,13 @@ from .egress import network_to_wire
 from .errors import BoxGoneError
 from .files import Files
 from .images.base import Config
+from .job import Argv, Input, check_key, check_signal, check_window, make_job
 from .remote import Remote
-from .spec import HARD_MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
+from .spec import MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
 _Clients = WeakKeyDictionary[asyncio.AbstractEventLoop, EdgeClient]
 MountSpec = tuple[str | os.PathLike[str], str] | tuple[str | os.PathLike[str], str, str]
-Argv = Sequence[str | bytes | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Sandbox:
             backend=backend,
             image=_image(image),
             workspace=workspace,
-            toolkits=tuple(toolkits),
+            toolkits=(toolkits,) if isinstance(toolkits, str) else tuple(toolkits),
             mounts=(*needed, *map(_mount, mounts)),
             python=tuple(python),
             cpu=cpu,
@@ -121,7 +121,7 @@ class Sandbox:
             network=reachable if isinstance(reachable, str) else tuple(reachable),
             ttl_idle_s=ttl_idle_s,
             job=job,
-            labels=dict(labels or {}),
+            labels=_labels(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
             one_off=one_off,
         )
@@ -202,6 +202,7 @@ class Sandbox:
             "limits": self._about["limits"],
             "landlock": held.get("landlock", False),
             "own_ids": self._about["privileged"] and not held.get("unmapped"),
+            "pauses_by": self._about["pauses_by"],
         }
 
     async def run(
@@ -209,10 +210,10 @@ class Sandbox:
         argv: Argv,
         *,
         timeout_s: float | None = 30,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | str | None = None,
-        user: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | bytes] | None = None,
+        stdin: Input | None = None,
+        user: str | int | None = None,
         key: str | None = None,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> RunResult:
@@ -229,8 +230,16 @@ class Sandbox:
             BoxBusyError: the box is at its pids or memory limit; nothing ran.
             TrajectoryError: the log cannot be written; nothing ran.
         """
-        job = self._job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
-        answer = await self._ask("run", key=key or _fresh_key(), job=job)
+        job = self._job(
+            argv,
+            timeout_s=timeout_s,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
+        )
+        answer = await self._ask("run", key=check_key(key) or _fresh_key(), job=job)
         return RunResult.from_wire(answer)
 
     async def shell(self, line: str, **options: Any) -> RunResult:
@@ -262,8 +271,18 @@ class Sandbox:
             )
         name = getattr(function, "__qualname__", repr(function))
         packed = pack_call(function, arguments, options)
-        job = _job(["call", name], timeout_s, None, None, packed, None, MAX_OUTPUT_BYTES)
-        answer = await self._ask("run", key=key or _fresh_key(), job=job | {"via": "helper"})
+        job = make_job(
+            ["call", name],
+            timeout_s=timeout_s,
+            cwd=None,
+            env=None,
+            stdin=packed,
+            user=None,
+            max_output_bytes=MAX_OUTPUT_BYTES,
+        )
+        answer = await self._ask(
+            "run", key=check_key(key) or _fresh_key(), job=job | {"via": "helper"}
+        )
         value: T = result_of_call(name, RunResult.from_wire(answer))
         return value
 
@@ -272,18 +291,26 @@ class Sandbox:
         argv: Argv,
         *,
         timeout_s: float | None = None,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | bytes] | None = None,
+        user: str | int | None = None,
         key: str | None = None,
-        stdin: bytes | str | None = None,
+        stdin: Input | None = None,
         stdin_open: bool = False,
         max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> Process:
         """Starts a command whose output comes as it is written; see :class:`Process`."""
-        job = self._job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        job = self._job(
+            argv,
+            timeout_s=timeout_s,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            max_output_bytes=max_output_bytes,
+        )
         job |= {"live": True, "stdin_open": stdin_open}
-        return Process(self, key or _fresh_key(), job)
+        return Process(self, check_key(key) or _fresh_key(), job)
 
     def pty(
         self,
@@ -292,40 +319,50 @@ class Sandbox:
         rows: int = 24,
         columns: int = 80,
         timeout_s: float | None = None,
-        cwd: str | None = None,
-        env: Mapping[str, str] | None = None,
-        user: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | bytes] | None = None,
+        user: str | int | None = None,
         key: str | None = None,
     ) -> Process:
         """Starts a command on a terminal; its output is one stream, its input is open."""
+        check_window(rows, columns)
         env = {"TERM": "xterm-256color", **(env or {})}
-        job = self._job(argv, timeout_s, cwd, env, None, user, MAX_OUTPUT_BYTES)
+        job = self._job(argv, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
         job |= {"live": True, "tty": True, "rows": rows, "cols": columns}
-        return Process(self, key or _fresh_key(), job)
+        return Process(self, check_key(key) or _fresh_key(), job)
 
     def _job(
         self,
         argv: Argv,
+        *,
         timeout_s: float | None,
-        cwd: str | None,
-        env: Mapping[str, str] | None,
-        stdin: bytes | str | None,
-        user: str | None,
-        max_output_bytes: int,
+        cwd: str | os.PathLike[str] | None,
+        env: Mapping[str, str | bytes] | None,
+        user: str | int | None,
+        stdin: Input | None = None,
+        max_output_bytes: int = MAX_OUTPUT_BYTES,
     ) -> dict[str, Any]:
         """A command as the image's config completes it; an ordinary user's box has one user."""
         config = self._about["config"]
-        env = {**config.get("env", {}), **(env or {})}
         if user is None and self._about["privileged"]:
             user = config.get("user")
-        cwd = cwd or config.get("workdir")
-        return _job(argv, timeout_s, cwd, env, stdin, user, max_output_bytes)
+        return make_job(
+            argv,
+            timeout_s=timeout_s,
+            cwd=cwd or config.get("workdir"),
+            env={**config.get("env", {}), **(env or {})},
+            stdin=stdin,
+            user=user,
+            max_output_bytes=max_output_bytes,
+        )
 
     async def port(self, number: int) -> str:
         """Returns the host's address, ``127.0.0.1:n``, that leads to a TCP port of the box.
 
         It holds until the box or the edge ends; ask again after a restart of the edge.
         """
+        if not isinstance(number, int) or not 0 < number < 65536:
+            raise UsageError(f"port {number!r} is not in 1..65535")
         return f"127.0.0.1:{await self._ask('port', port=number)}"
 
     async def set_network(self, network: str | Allowlist) -> None:
@@ -343,7 +380,7 @@ class Sandbox:
         folders, ``/proc``, ``/sys`` and ``/dev`` are not part of it.
 
         Raises:
-            UnsupportedError: the edge is an ordinary user's.
+            ImageError: the edge is an ordinary user's and may not read a file; names it.
             BoxGoneError: the box has ended.
         """
         digest: str = await self._ask("snapshot", name=name)
@@ -356,11 +393,11 @@ class Sandbox:
         keys used here are unknown there; random numbers come from the kernel, never from here.
 
         Raises:
-            UnsupportedError: the edge is an ordinary user's.
+            ImageError: as for :meth:`snapshot`.
             CapacityError, LaunchError: not all could be made; none is left.
         """
-        if n < 1:
-            raise UsageError(f"fork({n}) makes nothing")
+        if not isinstance(n, int) or n < 1:
+            raise UsageError(f"fork({n!r}) makes nothing", remedy="how many, from 1")
         requests = [f"r{uuid.uuid4().hex}" for _ in range(n)]
         children = []
         for about in await self._ask("fork", requests=requests):
@@ -373,9 +410,11 @@ class Sandbox:
         """Stops every process of the box where it is. Any later request lets it go on.
 
         A paused box does not expire, and no time passes for its commands' timeouts.
+        ``capabilities()["pauses_by"]`` is "freezer", or "signals" where this user has none: then
+        a program that asks for it learns that its child was stopped.
 
         Raises:
-            UnsupportedError: this host offers no freezer to this user.
+            BoxFileError: by signals, and a process does not stop.
         """
         await self._ask("pause")
 
@@ -394,9 +433,9 @@ class Sandbox:
     async def close(self) -> None:
         """Ends the box. Again: does nothing.
 
-        When it returns, the log is closed and the box's processes have been killed; the host frees
-        what they held in the next milliseconds. With a writable mount it returns when the last
-        process is gone.
+        When it returns, the log is closed and the box takes nothing more; its processes are killed,
+        and the host frees what they held, in the next milliseconds. With a writable mount it
+        returns when the last process is gone.
         """
         if self._client is None:
             return
@@ -479,13 +518,15 @@ class Process:
 
     async def resize(self, rows: int, columns: int) -> None:
         """Sets the window size of a command started with :meth:`Sandbox.pty`."""
+        check_window(rows, columns)
         await self._started()
         await self._box._ask("resize", key=self._key, rows=rows, columns=columns)
 
     async def send_signal(self, number: int) -> None:
         """Signals the command's process group."""
+        number = check_signal(number)
         await self._started()
-        await self._box._ask("signal", key=self._key, signal=int(number))
+        await self._box._ask("signal", key=self._key, signal=number)
 
 
 class _Shared:
@@ -525,42 +566,21 @@ def _fresh_key() -> str:
 
 
 def _mount(mount: MountSpec) -> Mount:
+    if isinstance(mount, str) or len(mount) not in (2, 3):
+        raise UsageError(f"mount {mount!r} is not (source, target) or (source, target, mode)")
     return Mount(str(Path(mount[0]).resolve()), mount[1], mount[2] if len(mount) > 2 else "ro")
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    is_fit = isinstance(labels, Mapping)
+    if not is_fit or not all(isinstance(text, str) for pair in labels.items() for text in pair):
+        raise UsageError(f"labels={labels!r} is no dict of texts")
+    return dict(labels)
 
 
 def _image(image: str | os.PathLike[str]) -> str:
     text = os.fspath(image)
     return str(Path(text).expanduser().resolve()) if text.startswith((".", "/", "~")) else text
-
-
-def _job(
-    argv: Argv,
-    timeout_s: float | None,
-    cwd: str | None,
-    env: Mapping[str, str] | None,
-    stdin: bytes | str | None,
-    user: str | None,
-    max_output_bytes: int,
-) -> dict[str, Any]:
-    if isinstance(argv, (str, bytes)) or not argv:
-        raise UsageError(
-            f"argv must be a non-empty list, not {argv!r}", remedy="use shell() for a line"
-        )
-    if timeout_s is not None and timeout_s <= 0:
-        raise UsageError(f"timeout_s={timeout_s} is not positive", remedy="None means no limit")
-    if not 0 <= max_output_bytes <= HARD_MAX_OUTPUT_BYTES:
-        raise UsageError(
-            f"max_output_bytes={max_output_bytes} is not in 0..{HARD_MAX_OUTPUT_BYTES}"
-        )
-    return {
-        "argv": [os.fspath(part) for part in argv],
-        "timeout_ms": None if timeout_s is None else max(1, int(timeout_s * 1000)),
-        "cwd": cwd,
-        "env": dict(env or {}),
-        "stdin": stdin.encode() if isinstance(stdin, str) else stdin,
-        "user": user,
-        "max_output": max_output_bytes,
-    }
 
 
 __all__ = ["Output", "Process", "Sandbox", "SandboxError"]

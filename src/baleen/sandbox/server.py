@@ -174,6 +174,7 @@ class Client:
             "limits": self._registry.groups.description,
             "privileged": self._registry.privileged,
             "confinement": box.confinement,
+            "pauses_by": self._registry.pauses_by,
             "spec": box.spec.to_wire(),
             "config": box.image.config.to_data(),
         }

@@ -26,6 +26,9 @@ FORGET_AFTER_S = 10.0
 REFILL_DELAY_S = 0.002
 """Building waits this long after a box was taken: its owner's first command goes first."""
 
+QUIET_S = 0.02
+"""Where most spares are left, building waits until none was taken for this long."""
+
 MAX_KINDS = 8
 
 _log = logging.getLogger("baleen.sandbox.edge")
@@ -39,6 +42,7 @@ class _Kind:
     asked_at: float = 0.0
     building: int = 0
     failed: bool = False
+    refill: asyncio.TimerHandle | None = None
 
 
 class Spares:
@@ -70,9 +74,23 @@ class Spares:
             kind = self._kinds[shape] = _Kind(spec, rootfs.overlays)
         kind.asked_at = time.monotonic()
         kind.failed = False
-        asyncio.get_running_loop().call_later(REFILL_DELAY_S, self._refill, kind)
+        self._refill_later(kind)
+
+    def _has_most(self, kind: _Kind) -> bool:
+        return 4 * len(kind.cells) >= 3 * self._size
+
+    def _refill_later(self, kind: _Kind) -> None:
+        """Has the next spare built: soon where few are left, else when it is quiet."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + (QUIET_S if self._has_most(kind) else REFILL_DELAY_S)
+        if kind.refill is not None:
+            if kind.refill.when() < due and not self._has_most(kind):
+                return
+            kind.refill.cancel()
+        kind.refill = loop.call_at(due, self._refill, kind)
 
     def _refill(self, kind: _Kind) -> None:
+        kind.refill = None
         missing = self._size - len(kind.cells) - kind.building
         if missing > 0 and not kind.building and not kind.failed and not self._stopped:
             kind.building += 1
@@ -85,7 +103,7 @@ class Spares:
 
     async def _build(self, kind: _Kind) -> None:
         try:
-            cell = await self._cells.build(kind.spec)
+            cell = await self._cells.build(kind.spec, ahead=True)
         except SandboxError as error:
             kind.failed = True  # whoever asks next builds for himself and gets the error
             _log.info("no spare: %s", error.message)
@@ -98,7 +116,10 @@ class Spares:
             return
         cell.on_gone = lambda: self._lose(kind, cell)
         kind.cells.append(cell)
-        self._refill(kind)
+        if self._has_most(kind):
+            self._refill_later(kind)
+        else:
+            self._refill(kind)
 
     def _lose(self, kind: _Kind, cell: Cell) -> None:
         """Somebody killed it."""

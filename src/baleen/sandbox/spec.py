@@ -20,6 +20,12 @@ MAX_OUTPUT_BYTES = 10 << 20
 HARD_MAX_OUTPUT_BYTES = 28 << 20
 """Both streams of a result must fit one frame on the edge's socket."""
 
+HARD_MAX_INPUT_BYTES = 28 << 20
+"""Standard input given at once. More goes through a file, or piece by piece."""
+
+HARD_MAX_COMMAND_BYTES = 30 << 20
+"""A command with its input and variables must fit one frame to process 1, which is 32 MiB."""
+
 
 @dataclass(frozen=True)
 class Allowlist:
@@ -28,9 +34,11 @@ class Allowlist:
     hosts: tuple[str, ...]
 
     def __init__(self, hosts: Sequence[str]) -> None:
+        if isinstance(hosts, str):
+            raise UsageError(f"Allowlist takes a list of entries, not the text {hosts!r}")
         for host in hosts:
-            name, _, port = host.rpartition(":")
-            if not name or not port.isdigit():
+            name, _, port = host.rpartition(":") if isinstance(host, str) else ("", "", "")
+            if not name or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise UsageError(
                     f"allowlist entry {host!r} is not name:port", remedy='e.g. "example.org:443"'
                 )
@@ -82,11 +90,10 @@ class BoxSpec:
     """Backend "function": the interpreter and its import path."""
 
     def __post_init__(self) -> None:
-        _positive("cpu", self.cpu, 0.01)
-        _positive("memory_mb", self.memory_mb, 8)
-        _positive("disk_mb", self.disk_mb, 1)
-        _positive("pids", self.pids, 4)
-        _positive("ttl_idle_s", self.ttl_idle_s, 0)
+        _in_range("cpu", self.cpu, 0.01, 10_000)
+        _in_range("ttl_idle_s", self.ttl_idle_s, 0, 1e9)
+        for name, least in (("memory_mb", 8), ("disk_mb", 1), ("pids", 4)):
+            _in_range(name, getattr(self, name), least, 1 << 30, whole=True)
         if self.backend not in BACKENDS:
             raise UsageError(
                 f"unknown backend {self.backend!r}", remedy=f"one of {', '.join(BACKENDS)}"
@@ -117,9 +124,11 @@ class BoxSpec:
 _NOT_BUILT = frozenset({"network", "ttl_idle_s", "job", "labels", "trajectory", "one_off"})
 
 
-def _positive(name: str, value: float, least: float) -> None:
-    if not isinstance(value, (int, float)) or value < least:
-        raise UsageError(f"{name}={value!r} is too small", remedy=f"at least {least}")
+def _in_range(name: str, value: float, least: float, most: float, *, whole: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise UsageError(f"{name}={value!r} is not {'a whole number' if whole else 'a number'}")
+    if not least <= value <= most:
+        raise UsageError(f"{name}={value!r} is not in {least:g}..{most:g}")
 
 
 def _check_mount(mount: Mount) -> None:
@@ -152,6 +161,8 @@ class RunResult:
     timed_out: bool
     replayed: bool = False
     """The command was not run for this call: the result is the recorded one of the same key."""
+    out_of_memory: bool = False
+    """It failed, and the kernel has killed for memory in its box: give it a larger memory_mb."""
 
     @property
     def text(self) -> str:

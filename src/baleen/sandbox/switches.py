@@ -6,7 +6,7 @@ Each has a fallback or is an extra fence, so boxes run without it; turning one o
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .errors import HostError
 
@@ -17,20 +17,28 @@ _PREFIX = "BALEEN_SANDBOX_"
 class Switches:
     """What the edge may use, from its environment."""
 
+    limits: bool = True
+    """Control groups; without them nothing keeps a box's memory and processor time down."""
+
     landlock: bool = True
     """A fence around commands that no uid and no capability opens."""
+
     idmap: bool = True
     """Lower layers under the box's own ids; without it they belong to nobody in the box, whose root
     can then read them and change none."""
 
+    freezer: bool = True
+    """Pausing by the freezer of control groups; without it process 1 of a box stops the others."""
+
     @classmethod
     def from_environment(cls) -> Switches:
-        """Reads ``BALEEN_SANDBOX_LANDLOCK`` and ``BALEEN_SANDBOX_IDMAP``, "auto" or "off".
+        """Reads ``BALEEN_SANDBOX_LIMITS`` and the like, "auto" or "off".
 
         Raises:
             HostError: another value.
         """
-        return cls(**{name: _is_on(_PREFIX + name.upper()) for name in ("landlock", "idmap")})
+        names = (field.name for field in fields(cls))
+        return cls(**{name: _is_on(_PREFIX + name.upper()) for name in names})
 
 
 def _is_on(variable: str) -> bool:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from .backends import Backend
 from .files import FileInfo
 from .images.base import Config
-from .sandbox import Argv, Output
+from .job import Argv
+from .sandbox import Output
 from .sandbox import Process as AsyncProcess
 from .sandbox import Sandbox as AsyncSandbox
 from .spec import Allowlist, RunResult

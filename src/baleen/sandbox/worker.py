@@ -4,7 +4,8 @@ Standard library only, and sent into the box as source text: nothing of baleen i
 commands over standard input the way the native spawner does: a frame (skipped, the call itself
 comes through the command's own standard input) with four descriptors, stdin, stdout, stderr and
 status. Each command gets a process of its own and a supervisor that adopts what the call leaves
-behind and reports to the status pipe: its own process id, the call's, the call's wait status.
+behind and reports to the status pipe: its own process id, the call's, the call's wait status
+(``native/box/src/exec.rs`` says how).
 Forking an interpreter costs a millisecond, so both wait ahead of time for the call's descriptors;
 they serve one call. The result leaves on stdout as JSON; whatever the call prints goes to stderr.
 """
@@ -27,6 +28,7 @@ import types
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
+TELLS_SUPERVISOR, TELLS_COMMAND, TELLS_STATUS = range(3)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -127,14 +129,14 @@ def _supervise(inbox: socket.socket, call: socket.socket) -> None:
     (status,) = fds
     for fd in (inbox.fileno(), 0, 1, 2):
         os.close(fd)
-    os.write(status, struct.pack("<ii", os.getpid(), pid))
+    os.write(status, struct.pack("<iiii", TELLS_SUPERVISOR, os.getpid(), TELLS_COMMAND, pid))
     while True:
         try:
             ended, code = os.wait()
         except ChildProcessError:
             os._exit(0)
         if ended == pid:
-            os.write(status, struct.pack("<i", code))
+            os.write(status, struct.pack("<ii", TELLS_STATUS, code))
 
 
 def _become_call(inbox: socket.socket) -> None:

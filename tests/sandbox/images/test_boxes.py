@@ -97,6 +97,36 @@ async def test_boxes_see_the_stacked_layers(host: Home, mount_by: str, tmp_path:
     )
 
 
+async def test_a_layer_of_other_bytes_is_never_mounted_and_can_be_brought_again(
+    host: Home, own_edge: None
+) -> None:
+    """A lost byte, a cut end, and an image of somebody else's making under a known name."""
+    store = Store(host.images)
+    foreign = store.layer_path(store.add_layer(layer_of({"/srv/f": b"foreign"}))).read_bytes()
+
+    def make() -> Path:
+        digest = store.add_layer(layer_of({"/srv/f": b"own"}))
+        store.add_image(Image((LayerRef(digest),), base="host"), "checked")
+        return store.layer_path(digest)
+
+    whole = make().read_bytes()
+    flipped = bytearray(whole)
+    flipped[1024 + 20] ^= 1  # in the superblock, which the kernel parses first
+    for number, content in enumerate((bytes(flipped), whole[:-4096], foreign, b"")):
+        path = make()
+        path.unlink()
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match="damaged"):
+            await Sandbox.create(image="checked")
+        assert not path.exists()
+        with pytest.raises(ImageError, match="pull or build"):
+            await Sandbox.create(image="checked")
+        make()
+        async with await Sandbox.create(image="checked", labels={"n": str(number)}) as box:
+            assert (await box.run(["cat", "/srv/f"])).text == "own"
+        stop_edge(host.root)
+
+
 @needs_privilege
 async def test_a_way_that_does_not_exist_is_refused(
     host: Home, own_edge: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -126,6 +156,24 @@ async def test_workspace_and_toolkits_lie_on_the_base(host: Home) -> None:
     store.add_image(Image(base="host"), "based")
     with pytest.raises(ImageError, match="cannot be stacked"):
         await Sandbox.create(toolkits=["based"])
+
+
+async def test_a_workspace_that_brings_its_base_again_is_laid_on_it(host: Home) -> None:
+    """A layer that comes twice counts where it lies highest."""
+    store = Store(host.images)
+
+    def layer(text: str) -> LayerRef:
+        return LayerRef(store.add_layer(layer_of({"/srv/f": text.encode(), f"/srv/{text}": b""})))
+
+    one, two, three = map(layer, ("one", "two", "three"))
+    store.add_image(Image((one, two), base="host"), "base")
+    store.add_image(Image((one, two, three)), "workspace")
+    store.add_image(Image((one,)), "again")
+    for toolkits, top in ((), "three"), (("again",), "one"), (("again", "again"), "one"):
+        async with await Sandbox.create(
+            image="base", workspace="workspace", toolkits=toolkits
+        ) as box:
+            assert (await box.shell("cat /srv/f; ls /srv")).text == f"{top}f\none\nthree\ntwo\n"
 
 
 @needs_privilege

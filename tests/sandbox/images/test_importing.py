@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import os
 import tarfile
@@ -16,7 +18,7 @@ from baleen.sandbox.images.reader import content, read_tree
 from baleen.sandbox.images.store import Store
 from baleen.sandbox.images.tree import Node, find, merge
 
-from .making import Blobs, file, layout, tar
+from .making import Blobs, entry, file, layout, packed, tar
 
 
 def tree_of(store: Store, name: str) -> Node:
@@ -94,6 +96,72 @@ def test_a_layout_in_a_tarball_is_a_layout(store: Store, tmp_path: Path) -> None
             archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
     import_image(store, tmp_path / "l.tar", "i")
     assert text(tree_of(store, "i"), b"a") == b"1"
+
+
+@pytest.mark.parametrize("how", ["", "gz", "xz"])
+def test_a_layout_that_tar_has_packed_from_within_is_a_layout(
+    store: Store, tmp_path: Path, how: str
+) -> None:
+    folder = layout(tmp_path / "l", Blobs([tar(file("a", b"1"))]))
+    with tarfile.open(tmp_path / "l.tar", f"w:{how}") as archive:
+        archive.add(folder, ".")
+    import_image(store, tmp_path / "l.tar", "i")
+    assert text(tree_of(store, "i"), b"a") == b"1"
+
+
+def saved(target: Path, image: Blobs, *tags: str, how: str = "") -> Path:
+    """What ``docker save`` wrote before it wrote layouts: layers unpacked, shared ones as links."""
+    manifest = json.loads(image.manifest)
+    config = image.blobs[manifest["config"]["digest"]]
+    diff_ids = json.loads(config)["rootfs"]["diff_ids"]
+    parts: list[tuple[tarfile.TarInfo, bytes] | tarfile.TarInfo] = []
+    first = {}
+    for number, (described, diff) in enumerate(zip(manifest["layers"], diff_ids, strict=True)):
+        place = f"{number:064x}"
+        parts.append(entry(place, tarfile.DIRTYPE))
+        parts.append(file(f"{place}/VERSION", b"1.0"))
+        if diff in first:
+            link = f"../{first[diff]}/layer.tar"
+            parts.append(entry(f"{place}/layer.tar", tarfile.SYMTYPE, linkname=link))
+        else:
+            parts.append(
+                file(f"{place}/layer.tar", gzip.decompress(image.blobs[described["digest"]]))
+            )
+            first[diff] = place
+    name = hashlib.sha256(config).hexdigest() + ".json"
+    layers = [f"{number:064x}/layer.tar" for number in range(len(diff_ids))]
+    listed = [{"Config": name, "RepoTags": list(tags) or None, "Layers": layers}]
+    parts += [file(name, config), file("manifest.json", json.dumps(listed).encode())]
+    target.write_bytes(packed(tar(*parts), how or "none"))
+    return target
+
+
+@pytest.mark.parametrize("how", ["", "gzip"])
+def test_what_docker_save_writes_is_an_image(store: Store, tmp_path: Path, how: str) -> None:
+    layers = [tar(file("a", b"1")), tar(file("b", b"2")), tar(file("a", b"1"))]
+    image = Blobs(layers, config={"Cmd": ["true"], "Env": ["A=b"]})
+    path = saved(tmp_path / "i.tar", image, "app:1", how=how)
+    for ref in (None, "app:1"):
+        made = store.image(import_image(store, path, "i", ref=ref))
+        assert (made.config.cmd, made.config.env["A"], len(made.layers)) == (("true",), "b", 3)
+        assert text(tree_of(store, "i"), b"a") == b"1"
+    with pytest.raises(ImageError, match="app:1"):
+        import_image(store, path, "j", ref="app:2")
+    data = path.read_bytes() if not how else gzip.decompress(path.read_bytes())
+    path.write_bytes(data.replace(b'"A=b"', b'"A=c"'))
+    with pytest.raises(ImageError, match="does not have the digest"):
+        import_image(store, path, "j")
+    path.write_bytes(data.replace(b"2" + bytes(511), b"3" + bytes(511)))
+    with pytest.raises(ImageError, match="announced was"):
+        import_image(Store(tmp_path / "fresh"), path, "j")
+
+
+def test_a_saved_image_cannot_name_files_of_the_host(store: Store, tmp_path: Path) -> None:
+    listed = [{"Config": "../../etc/passwd", "RepoTags": None, "Layers": []}]
+    path = tmp_path / "i.tar"
+    path.write_bytes(tar(file("manifest.json", json.dumps(listed).encode())))
+    with pytest.raises(ImageError, match="is not in the archive"):
+        import_image(store, path, "i")
 
 
 def test_the_image_of_this_architecture_and_of_the_asked_name_is_taken(

@@ -218,6 +218,25 @@ def test_a_cut_archive_is_an_error(store: Store, how: str, keep: float) -> None:
     assert len(list((store.root / "partial").iterdir())) == 1  # the archive itself
 
 
+def test_what_fills_up_the_last_block_may_be_missing_and_nothing_else(store: Store) -> None:
+    """Writers that forget it exist (umoci), and Docker reads what they write."""
+    whole = tar(file("a", b"first"), file("b", b"x" * 700))
+    end = whole.rindex(b"x") + 1
+    for length in (end, end + 1, end + 323, end + 324, len(whole)):
+        assert text(imported(store, whole[:length]), b"b") == b"x" * 700, length
+    for length in (end - 1, end - 650, end - 800, end - 1211):
+        with pytest.raises(ImageError, match="damaged"):
+            imported(store, whole[:length])
+
+
+def test_a_header_that_is_damaged_is_not_taken_for_the_end(store: Store) -> None:
+    whole = bytearray(tar(file("a", b"first"), file("b", b"second"), file("c", b"third")))
+    assert text(imported(store, bytes(whole)), b"c") == b"third"
+    whole[1024 + 150] ^= 0xFF  # in the checksum of the second header
+    with pytest.raises(ImageError, match="damaged"):
+        imported(store, bytes(whole))
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=40), st.integers(0, 5000), st.sampled_from(["none", "gzip", "zstd"]))
 def test_no_archive_crashes_the_importer(store: Store, noise: bytes, place: int, how: str) -> None:

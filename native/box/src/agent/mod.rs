@@ -57,6 +57,8 @@ struct Agent {
     accepted: i64,
     /// Since when the commands stand still: their clocks do, too.
     paused_at: Option<Instant>,
+    /// Whom the edge's pause has stopped, where no freezer does that.
+    halted: Option<HashSet<i32>>,
     /// While the edge reads what the box has written: whom that stopped.
     still: Option<HashSet<i32>>,
     /// Supervisors that somebody killed, until nothing of theirs is left.
@@ -82,6 +84,7 @@ pub fn run(listener: OwnedFd, spawner: Spawner, procs: Vec<File>) -> ! {
         proxy: None,
         accepted: 0,
         paused_at: None,
+        halted: None,
         still: None,
         lost_supervisors: Vec::new(),
     };
@@ -195,6 +198,7 @@ impl Agent {
                 self.orphan_ttl = Duration::from_secs(frame.get("orphan_ttl_s").int().unwrap_or(0).max(1) as u64);
             }
             "pause" => self.paused_at = self.paused_at.or(Some(Instant::now())),
+            "halt" => self.halt(id),
             "resume" => self.resume(),
             "still" => self.stand_still(id, frame),
             "go" => self.go(),
@@ -222,7 +226,24 @@ impl Agent {
         }
     }
 
+    /// Pauses the box by signals. It stays so when the edge dies, until one resumes it.
+    fn halt(&mut self, id: i64) {
+        if self.halted.is_none() {
+            let (stopped, nobody_moves) = processes::stop_all();
+            if !nobody_moves {
+                processes::let_go(&stopped);
+                return self.reply(&map! { "t" => "file", "op" => id, "errno" => 16, "error" => "its processes do not stop" });
+            }
+            self.halted = Some(stopped);
+            self.paused_at = self.paused_at.or(Some(Instant::now()));
+        }
+        self.reply(&map! { "t" => "file", "op" => id, "value" => Value::Nil });
+    }
+
     fn resume(&mut self) {
+        if let Some(stopped) = self.halted.take() {
+            processes::let_go(&stopped);
+        }
         if let Some(since) = self.paused_at.take() {
             self.ops.values_mut().for_each(|op| op.delay(since.elapsed()));
         }
@@ -262,7 +283,7 @@ impl Agent {
 
     fn hello(&mut self) {
         let ops = self.ops.iter().filter(|(id, _)| **id >= 0).map(|(id, op)| Value::Arr(vec![Value::Int(*id), op.state().into()]));
-        let answer = map! { "t" => "hello", "protocol" => PROTOCOL, "ops" => ops.collect::<Vec<_>>() };
+        let answer = map! { "t" => "hello", "protocol" => PROTOCOL, "halted" => self.halted.is_some(), "ops" => ops.collect::<Vec<_>>() };
         self.reply(&answer);
     }
 
@@ -398,6 +419,6 @@ impl Agent {
 
 /// Throws away what a pipe holds; false when it has reached its end.
 fn drain(fd: &OwnedFd) -> bool {
-    let mut sink = [0; 65536];
-    !matches!(read_some(fd.as_raw_fd(), &mut sink), Ok(Some(0)) | Err(_))
+    let ended = matches!(read_onto(fd.as_raw_fd(), &mut Vec::new(), LONG_READ), Ok(Some(0)) | Err(_));
+    !ended
 }

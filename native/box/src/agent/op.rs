@@ -1,6 +1,7 @@
 //! One operation: a command from its request to the moment the edge has its result in the log.
 
 use super::{processes, terminal};
+use crate::exec;
 use crate::map;
 use crate::msgpack::Value;
 use crate::spawner::Spawner;
@@ -44,6 +45,8 @@ pub struct Op {
     input_ends: bool,
     status: Option<OwnedFd>,
     status_bytes: Vec<u8>,
+    /// What the status pipe has told so far: see `exec`.
+    told: [Option<i32>; 3],
     started: Instant,
     deadline: Option<Instant>,
     drain_until: Option<Instant>,
@@ -81,6 +84,7 @@ impl Op {
             input_ends: !request.get("stdin_open").bool(),
             status: None,
             status_bytes: Vec::new(),
+            told: [None; 3],
             started,
             deadline: timeout.map(|ms| started + Duration::from_millis(ms.max(0) as u64)),
             drain_until: None,
@@ -199,12 +203,11 @@ impl Op {
 
     /// The supervisor's process id, while it has one to look after.
     pub fn supervisor(&self) -> Option<i32> {
-        self.status.as_ref().and(self.number(0))
+        self.status.as_ref().and(self.told(exec::SUPERVISOR))
     }
 
-    fn number(&self, index: usize) -> Option<i32> {
-        let bytes = self.status_bytes.get(index * 4..index * 4 + 4)?;
-        Some(i32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    fn told(&self, what: i32) -> Option<i32> {
+        self.told[what as usize]
     }
 
     pub fn watched(&self) -> Vec<PollFd> {
@@ -250,12 +253,16 @@ impl Op {
     }
 
     fn read_status(&mut self) {
-        let mut part = [0; 16];
         let Some(fd) = &self.status else { return };
-        match read_some(fd.as_raw_fd(), &mut part) {
-            Ok(Some(0)) | Err(_) => self.status = None,
-            Ok(Some(got)) => self.status_bytes.extend_from_slice(&part[..got]),
-            Ok(None) => {}
+        if let Ok(Some(0)) | Err(_) = read_onto(fd.as_raw_fd(), &mut self.status_bytes, 64) {
+            self.status = None;
+        }
+        let number = |at: &[u8]| i32::from_le_bytes([at[0], at[1], at[2], at[3]]);
+        let whole = self.status_bytes.len() / 8 * 8;
+        for pair in self.status_bytes.drain(..whole).as_slice().chunks_exact(8) {
+            if let Some(place) = self.told.get_mut(number(pair) as usize) {
+                *place = Some(number(&pair[4..]));
+            }
         }
     }
 
@@ -287,7 +294,7 @@ impl Op {
 
     /// Signals the command's process group.
     pub fn signal(&self, number: i32) {
-        if let (Some(pid), Ending::None) = (self.number(1), &self.ending) {
+        if let (Some(pid), Ending::None) = (self.told(exec::COMMAND), &self.ending) {
             send_signal(-pid, number);
         }
     }
@@ -303,11 +310,11 @@ impl Op {
 
     /// Whether its time is over before anything took it up: the spawner is stopped or stuck.
     pub fn is_stuck(&self) -> bool {
-        self.timed_out && self.status.is_some() && self.number(0).is_none()
+        self.timed_out && self.status.is_some() && self.told(exec::SUPERVISOR).is_none()
     }
 
     pub fn take_lost_supervisor(&mut self) -> Option<i32> {
-        std::mem::take(&mut self.tampered).then(|| self.number(0)).flatten()
+        std::mem::take(&mut self.tampered).then(|| self.told(exec::SUPERVISOR)).flatten()
     }
 
     /// Decides whether the command has ended; returns pipes that background children still hold.
@@ -341,11 +348,12 @@ impl Op {
             }
             return;
         }
-        if let Some(status) = self.number(2) {
+        if let Some(status) = self.told(exec::STATUS) {
             self.ending = Ending::Exit(exit_code(status));
         } else if self.status.is_none() {
-            self.tampered = !self.timed_out && !self.status_bytes.is_empty();
-            self.ending = match self.status_bytes.is_empty() {
+            let has_begun = self.told(exec::SUPERVISOR).is_some();
+            self.tampered = !self.timed_out && has_begun;
+            self.ending = match !has_begun {
                 true => Ending::NotStarted("no process could be started: the box is at its pids or memory limit".into()),
                 false => Ending::Exit(128 + SIGKILL), // its supervisor was killed
             };
@@ -358,7 +366,7 @@ impl Op {
     }
 
     fn kill_tree(&mut self) {
-        if let (Some(supervisor), true) = (self.number(0), self.status.is_some()) {
+        if let (Some(supervisor), true) = (self.told(exec::SUPERVISOR), self.status.is_some()) {
             processes::kill_descendants(supervisor);
         }
     }
@@ -411,15 +419,15 @@ impl Op {
 
 impl Output {
     fn read(&mut self, max: usize) {
-        let mut part = [0; 65536];
+        let mut most = SHORT_READ;
         for _ in 0..16 {
             let Some(fd) = &self.pipe else { return };
-            match read_some(fd.as_raw_fd(), &mut part) {
+            match read_onto(fd.as_raw_fd(), &mut self.data, most) {
                 Ok(Some(0)) | Err(_) => self.pipe = None,
                 Ok(Some(got)) => {
-                    let kept = got.min(max.saturating_sub(self.data.len()));
-                    self.data.extend_from_slice(&part[..kept]);
-                    self.dropped += (got - kept) as u64;
+                    self.dropped += self.data.len().saturating_sub(max) as u64;
+                    self.data.truncate(max);
+                    most = if got == most { LONG_READ } else { SHORT_READ };
                 }
                 Ok(None) => return,
             }

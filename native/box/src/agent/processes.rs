@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::time::Duration;
 
-/// How often, half a millisecond apart, to look for processes that do not stand still yet.
-const STOP_ATTEMPTS: usize = 400;
+/// How often, a tenth of a millisecond apart, to look for processes that do not stand still yet.
+const STOP_ATTEMPTS: usize = 2000;
 
 /// Parent of every process of the box.
 fn parents() -> HashMap<i32, i32> {
@@ -38,23 +38,33 @@ fn process(pid: i32) -> Option<Process> {
 
 /// Stops every process but this one, those that they start meanwhile included; returns whom, and
 /// whether nobody moves. Those that stood still before are not among them.
+///
+/// A process is stopped when its parent stands still: a shell that still moved would learn that its
+/// command was stopped and take the terminal from it.
 pub fn stop_all() -> (HashSet<i32>, bool) {
     let mut stopped = HashSet::new();
     for _ in 0..STOP_ATTEMPTS {
-        let moving: Vec<i32> =
-            living().iter().filter(|p| p.pid != 1 && !p.is_stopped).map(|p| p.pid).collect();
+        let mut moving = living();
+        moving.retain(|p| p.pid != 1 && !p.is_stopped);
         if moving.is_empty() {
             return (stopped, true);
         }
-        moving.iter().for_each(|pid| send_signal(*pid, SIGSTOP));
-        stopped.extend(moving);
-        std::thread::sleep(Duration::from_micros(500));
+        let pids: HashSet<i32> = moving.iter().map(|p| p.pid).collect();
+        for process in moving.iter().filter(|p| !pids.contains(&p.parent)) {
+            send_signal(process.pid, SIGSTOP);
+            stopped.insert(process.pid);
+        }
+        std::thread::sleep(Duration::from_micros(100));
     }
     (stopped, false)
 }
 
+/// Lets processes go on, the youngest first: a shell that wakes before its child would find it stopped
+/// and take the terminal from it.
 pub fn let_go(stopped: &HashSet<i32>) {
-    stopped.iter().for_each(|pid| send_signal(*pid, SIGCONT));
+    let mut youngest_first: Vec<i32> = stopped.iter().copied().collect();
+    youngest_first.sort_unstable_by(|a, b| b.cmp(a));
+    youngest_first.iter().for_each(|pid| send_signal(*pid, SIGCONT));
 }
 
 /// Kills every descendant of `ancestor`; returns how many there were.

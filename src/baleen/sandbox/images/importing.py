@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .archives import images_in_tar
 from .base import Config, Image, LayerRef
 from .errors import ImageError
 from .folders import Ids, read_folder
 from .limits import Limits
-from .oci import Layout, Progress, convert_layer, layout_in_tar, own_architecture
+from .oci import Layout, Progress, convert_layer, own_architecture
 from .store import Store
 from .tree import Node, folder, make_folders, parts_of
 
@@ -38,13 +39,14 @@ def import_image(
 
     Args:
         store: where it goes.
-        source: a folder (a root file system, or anything with ``at``), a tarball, an OCI layout.
+        source: a folder (a root file system, or anything with ``at``), a tarball, an OCI layout,
+            or what ``docker save`` has written.
         name: its name here.
         at: where in a box the content of a folder or tarball lies.
-        ref: which image of a layout that holds several.
+        ref: which image of a layout or archive that holds several.
         config: what else its config says.
         only_root: everything belongs to root, whoever owns it on the host.
-        architecture: which image of a layout for several.
+        architecture: which image of a layout for several; this machine's.
         limits: caps on what an archive unpacks to.
         progress: is told what happens.
 
@@ -56,10 +58,11 @@ def import_image(
     limits = limits or Limits()
     chosen = architecture or own_architecture()
     with store.writing(), ExitStack() as stack:
-        if path.is_file() and (unpacked := layout_in_tar(path, stack)) is not None:
-            path = unpacked
+        images = images_in_tar(path, stack) if path.is_file() else None
         if path.is_dir() and Layout.is_at(path):
-            image = Layout(path).load(store, ref, chosen, progress, limits)
+            images = Layout(path)
+        if images is not None:
+            image = images.load(store, ref, chosen, progress, limits)
         elif path.is_dir():
             progress(f"folder {path}")
             ids = Ids(only_root=only_root)

@@ -1,14 +1,11 @@
-"""OCI image layouts: an index, manifests and blobs by digest, in a folder or a tar archive."""
+"""OCI image layouts: an index, manifests and blobs by digest, in a folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-import tarfile
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -226,17 +223,3 @@ class Layout:
 def _name_of(entry: Mapping[str, Any]) -> str | None:
     name: str | None = (entry.get("annotations") or {}).get("org.opencontainers.image.ref.name")
     return name
-
-
-def layout_in_tar(path: Path, stack: ExitStack) -> Path | None:
-    """Unpacks a layout that lies in a tar archive to a temporary folder; None if it is none."""
-    try:
-        with tarfile.open(path, "r:") as archive:  # packed ones are layers
-            names = archive.getnames()
-            if "oci-layout" not in names or "index.json" not in names:
-                return None
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            archive.extractall(folder, filter="data")
-    except (tarfile.TarError, ValueError, EOFError):
-        return None
-    return Path(folder)

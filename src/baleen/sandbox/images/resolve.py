@@ -14,6 +14,7 @@ from ..backends import is_privileged, probe
 from ..errors import UnsupportedError
 from ..home import Home
 from .base import Config, Erofs, Image, LayerRef, Lower, Overlay, Rootfs
+from .checking import check_layer
 from .errors import ImageError
 from .host import host_overlays, host_rootfs
 from .reader import read_tree
@@ -103,14 +104,14 @@ def stack(lower: Image, upper: Image, name: str) -> Image:
 
 def rootfs_of(image: Image, home: Home) -> Rootfs:
     """What a box of an image is launched with."""
-    overlays = {o.at: o.lowers for o in base_overlays(image.base, home)}
     if image == _HOST:
         return host_rootfs(home)
+    overlays = {o.at: o.lowers for o in base_overlays(image.base, home)}
     digests = tuple(layer.digest for layer in image.layers)
     if image.layers:
         store = Store(home.images)
         how = mount_by()
-        for layer in image.layers:
+        for layer in _once(image.layers):
             lower = lower_of(store, layer, how)
             overlays[layer.at] = (lower, *overlays.get(layer.at, ()))
     if not overlays:
@@ -119,15 +120,24 @@ def rootfs_of(image: Image, home: Home) -> Rootfs:
     return Rootfs(made, image.config, digests, image)
 
 
+def _once(layers: Sequence[LayerRef]) -> list[LayerRef]:
+    """The layers without those that lie again further up: the kernel takes none twice.
+
+    They come twice where a workspace was built on the very base that it is laid on. A layer decides
+    for every path that it names, so nothing of the lower copy could be seen.
+    """
+    return list(dict.fromkeys(reversed(layers)))[::-1]
+
+
 def lower_of(store: Store, layer: LayerRef, how: MountBy) -> Lower:
     """A layer as this host can mount it."""
     path = store.layer_path(layer.digest)
-    if not path.exists():
-        raise ImageError(f"layer {path} is gone", remedy="pull or build the image again")
     if how is not MountBy.DIRECTORY:
+        check_layer(path)
         return Erofs(str(path))
 
     def fill(folder: Path) -> None:
+        check_layer(path)
         unpack(read_tree(path), folder, as_root=is_privileged())
 
     return str(store.add_tree(layer.digest, fill))

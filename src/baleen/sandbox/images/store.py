@@ -29,6 +29,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from .base import Image, short
+from .checking import written
 from .erofs import ImageWriter
 from .errors import ImageError, ImageNotFoundError
 from .tree import Node
@@ -141,6 +142,7 @@ class Store:
             partial.chmod(0o400)
             if not self.has_layer(digest):
                 partial.rename(self.layer_path(digest))
+                written(self.layer_path(digest))
                 _sync_folder(self.root / "layers")
         finally:
             partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import os
 import stat
 import tarfile
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from .compression import DAMAGES
 from .erofs import ImageWriter
@@ -41,14 +41,20 @@ def read_tar(
     """
     root = folder()
     name = "the first entry"
+    blocks = _Blocks(stream)
+    data_end = 0
     try:
-        with tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as archive:
+        with tarfile.open(fileobj=cast("IO[bytes]", blocks), mode="r|", errorlevel=2) as archive:
             for member in archive:
                 name = member.name
                 sparse = getattr(member, "sparse", None)
                 real_bytes = sum(size for _, size in sparse) if sparse is not None else None
-                meter.entry(member.size if member.isreg() else 0, real_bytes)
+                size = member.size if member.isreg() else 0
+                meter.entry(size, real_bytes)
+                data_end = member.offset_data + (size if real_bytes is None else real_bytes)
                 _take(archive, member, root, writer, whiteouts)
+            if blocks.size < data_end or any(blocks.at(archive.offset)):
+                raise tarfile.ReadError("it ends within an entry")
         while stream.read(1 << 20):  # what follows the archive belongs to its digest
             pass
     except (tarfile.TarError, *DAMAGES, ValueError) as error:
@@ -56,6 +62,38 @@ def read_tar(
             raise
         raise ImageError(f"the archive is damaged after {name!r}: {error}") from error
     return root
+
+
+class _Blocks:
+    """An archive in whole blocks.
+
+    Some writers (umoci) leave out what fills the last one up, and Docker takes what they write. The
+    standard library, for its part, takes a header that is cut or damaged for the end: so a look at
+    the place where an archive ended says whether it did.
+    """
+
+    _KEPT_BYTES = 64 << 10
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.size = 0
+        """Bytes that there were."""
+        self._given = 0
+        self._tail = b""
+
+    def read(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        self.size += len(data)
+        if not data:
+            data = bytes(-self._given % tarfile.BLOCKSIZE)
+        self._given += len(data)
+        self._tail = (self._tail + data)[-self._KEPT_BYTES :]
+        return data
+
+    def at(self, offset: int) -> bytes:
+        """The block that was read last or nearly so; nothing where the archive ends before it."""
+        start = offset - (self._given - len(self._tail))
+        return self._tail[start : start + tarfile.BLOCKSIZE]
 
 
 def _take(

@@ -26,8 +26,6 @@ from baleen.sandbox.images.store import Store
 from ...conftest import needs_privilege
 from ..making import file, small_rootfs, tar
 
-pytestmark = needs_privilege
-
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
@@ -56,6 +54,7 @@ async def shown(line: str, **options: Any) -> str:
         return result.text
 
 
+@needs_privilege
 async def test_steps_see_each_other_and_the_config(make: Any) -> None:
     await make(
         "FROM host\n"
@@ -84,6 +83,7 @@ async def test_steps_see_each_other_and_the_config(make: Any) -> None:
     assert (await shown("cat /etc/shells; ls /usr/bin/awk || true")).strip() == "changed"
 
 
+@needs_privilege
 async def test_copy_follows_dockers_rules_of_targets(make: Any, context: Path) -> None:
     (context / "d/e").mkdir(parents=True)
     for name in ("a.txt", "b.txt", "d/c.txt", "d/e/f.txt", "d/skip.log", "odd [name].txt"):
@@ -136,6 +136,7 @@ async def test_copy_follows_dockers_rules_of_targets(make: Any, context: Path) -
     ]
 
 
+@needs_privilege
 async def test_a_copied_folder_keeps_the_modes_of_the_folders_it_joins(
     make: Any, context: Path
 ) -> None:
@@ -267,6 +268,25 @@ async def test_here_documents_run_and_become_files(make: Any) -> None:
     )
 
 
+async def test_a_here_document_with_an_interpreter_is_a_program(make: Any) -> None:
+    text = "FROM host\nRUN <<EOF\n#!/usr/bin/python3\nprint({}, file=open('/srv/o', 'w'))\nEOF\n"
+    for number in (1, 2):
+        await make(text.format(number))
+        assert await shown("cat /srv/o; ls /dev/shm") == f"{number}\n"
+    with pytest.raises(BuildError, match=r"Dockerfile:2: RUN: exit code 3"):
+        await make("FROM host\nRUN <<EOF\n#!/usr/bin/python3\nraise SystemExit(3)\nEOF\n")
+
+
+async def test_several_sources_need_a_folder_as_docker_says(make: Any, context: Path) -> None:
+    for name in ("a", "b"):
+        (context / name).write_text(name)
+    for target in ("/srv/x", "x"):
+        with pytest.raises(BuildError, match=r"Dockerfile:2: COPY: 2 sources.*end it with /"):
+            await make(f"FROM host\nCOPY a b {target}\n")
+    await make("\ufeffFROM host\nWORKDIR /w\nCOPY a b .\nCOPY a b /srv/x/\n")
+    assert await shown("ls /w /srv/x") == "/srv/x:\na\nb\n\n/w:\na\nb\n"
+
+
 async def test_config_instructions_are_kept(make: Any, host: Home) -> None:
     await make(
         "FROM host\nLABEL a=1 b='x y'\nEXPOSE 80 53/udp\nVOLUME /data /more\nSTOPSIGNAL 9\n"
@@ -369,3 +389,19 @@ def fresh_names(host: Home) -> Iterator[None]:
     store = Store(host.images)
     for name in store.names():
         store.untag(name)
+
+
+@pytest.mark.ordinary_user
+async def test_an_ordinary_users_build_gives_everything_to_root(make: Any, context: Path) -> None:
+    """His boxes have one user, so owners are left out and USER is kept for others' edges."""
+    (context / "a").write_text("a")
+    await make(
+        "FROM host\n"
+        "COPY --chown=1000:1000 --chmod=640 a /srv/a\n"
+        "USER 1000\n"
+        "RUN id -u > /srv/who && echo b > /srv/b && rm /etc/shells\n"
+    )
+    text = await shown("cat /srv/who; stat -c '%u %g %a' /srv/a /srv/b; ls /etc/shells || true")
+    assert text.split("\n") == ["0", "0 0 640", "0 0 644", ""]
+    async with await Sandbox.create(image="t") as box:
+        assert box.config.user == "1000"

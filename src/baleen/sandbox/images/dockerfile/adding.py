@@ -85,6 +85,11 @@ class Adder:
         owner = owner_of(step, flags.get("chown", ""), flags.get("chmod", ""), view)
         pieces = await self._pieces(state, step, words[:-1], flags, image_of)
         targets = self._targets(state, view, words[-1], pieces)
+        if len(pieces) > 1 and not words[-1].endswith(("/", "/.")) and words[-1] != ".":
+            raise step.fail(
+                f"{len(pieces)} sources, but {words[-1]!r} is not written as a folder",
+                remedy="end it with /",
+            )
         if any(target == "" for target, _ in targets):
             raise step.fail("the target is empty")
         identity = [f"{target} {piece.identity}" for target, piece in targets]

@@ -93,7 +93,7 @@ def parse(text: str, source: str = "Dockerfile") -> Dockerfile:
     Raises:
         BuildError: names file and line.
     """
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     escape = _escape_of(lines, source)
     instructions = []
     at = 0

@@ -14,6 +14,9 @@ from .parser import Instruction, without_marks
 from .stages import State
 
 OUTPUT_SHOWN_BYTES = 4000
+PROGRAM = "/dev/shm/baleen-run"
+"""Where a here-document lies that is a program: no part of what the step leaves behind."""
+
 _PROXY_WORDS = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 Progress = Callable[[str], None]
@@ -35,8 +38,10 @@ class Runner:
             BuildError: the command failed or ran out of time; holds the end of its output.
         """
         argv = step.json_list()
+        program = self._program(step)
         if argv is None:
-            argv = [*state.image.config.shell, self._script(step)]
+            shell = [*state.image.config.shell, self._script(step)]
+            argv = shell if program is None else [PROGRAM]
         if not any(argv):
             raise step.fail("nothing to run")
         network = {"default": self._options.network}.get(
@@ -46,9 +51,23 @@ class Runner:
             raise step.fail(f"--network={network} is not none or default")
         proxies = {k: v for k, v in self._options.build_args.items() if k in _PROXY_WORDS}
         env = {**proxies, **state.args}
-        parts = ["RUN", *argv, "", *(f"{k}={v}" for k, v in sorted(state.args.items())), network]
-        work = partial(self._in_box, state, step, argv, env, network)
+        parts = [
+            "RUN",
+            *argv,
+            program or "",
+            *(f"{k}={v}" for k, v in sorted(state.args.items())),
+            network,
+        ]
+        work = partial(self._in_box, state, step, argv, program, env, network)
         state.image = await self._cache.of(state.image, parts, work, self._say)
+
+    @staticmethod
+    def _program(step: Instruction) -> str | None:
+        """A here-document alone that names its interpreter is run as a program of its own."""
+        if len(step.heredocs) == 1 and not without_marks(step.rest):
+            text = step.heredocs[0].text
+            return text if text.startswith("#!") else None
+        return None
 
     @staticmethod
     def _script(step: Instruction) -> str:
@@ -62,6 +81,7 @@ class Runner:
         state: State,
         step: Instruction,
         argv: Sequence[str],
+        program: str | None,
         env: Mapping[str, str],
         network: str,
     ) -> Image:
@@ -80,6 +100,8 @@ class Runner:
             one_off=True,
         )
         async with box:
+            if program is not None:
+                await box.files.write(PROGRAM, program, mode=0o755)
             result = await box.run(
                 argv, env={**env, **state.image.config.env}, timeout_s=options.step_timeout_s
             )

@@ -15,7 +15,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FLAGS = {
     "FROM": ("platform",),
     "RUN": ("network",),
-    "COPY": ("from", "chown", "chmod", "link", "parents"),
+    "COPY": ("from", "chown", "chmod", "link"),
     "ADD": ("chown", "chmod", "checksum", "link"),
     "HEALTHCHECK": ("interval", "timeout", "start-period", "start-interval", "retries"),
 }
