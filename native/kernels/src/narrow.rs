@@ -3,7 +3,7 @@
 use crate::few::{for_vectors, part_evens, sweep, write};
 use crate::keys::{BF16, FP4};
 use crate::matrix::{room, scale, Matrix, Vectors, Work};
-use crate::packing::{store_bf16, BLOCK};
+use crate::packing::{narrow, BLOCK};
 use crate::simd::F16;
 
 pub unsafe fn times_few(m: Matrix, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
@@ -12,15 +12,15 @@ pub unsafe fn times_few(m: Matrix, v: Vectors, outputs: usize, inputs: usize, wo
     let x = room(&mut work.vectors, v.count * pairs);
     for number in 0..v.count {
         let from = std::slice::from_raw_parts(v.x.add(number * v.x_stride), inputs);
-        let to = x[number * pairs..].as_mut_ptr() as *mut u8;
+        let to = x[number * pairs..].as_mut_ptr();
         if m.kind == BF16 {
-            store_bf16(from, to);
+            narrow(from, to);
             continue;
         }
         for (i, part) in from.chunks(BLOCK).enumerate() {
             block.copy_from_slice(part);
             part_evens(&mut block);
-            store_bf16(&block, to.add(2 * BLOCK * i));
+            narrow(&block, to.add(BLOCK / 2 * i));
         }
     }
     let v = Vectors { x: x.as_ptr(), x_stride: pairs, ..v };

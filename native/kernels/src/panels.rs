@@ -5,7 +5,7 @@
 
 use crate::keys::{BF16, FP32};
 use crate::matrix::{room, Matrix, Vectors, Work};
-use crate::packing::store_bf16;
+use crate::packing::narrow;
 use crate::simd::{F16, IS_WIDE};
 
 /// Rows to a panel.
@@ -15,14 +15,14 @@ const PANELS: usize = if IS_WIDE { 2 } else { 1 };
 const VECTORS: usize = if IS_WIDE { 8 } else { 6 };
 
 pub unsafe fn times_panels(m: Matrix, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
-    let narrow = m.rounds(&v);
-    let steps = if narrow { inputs / 2 } else { inputs };
+    let rounds = m.rounds(&v);
+    let steps = if rounds { inputs / 2 } else { inputs };
     let (mut x, mut x_stride) = (v.x, v.x_stride);
-    if narrow {
+    if rounds {
         let pairs = room(&mut work.vectors, v.count * steps);
         for number in 0..v.count {
             let from = std::slice::from_raw_parts(v.x.add(number * v.x_stride), inputs);
-            store_bf16(from, pairs[number * steps..].as_mut_ptr() as *mut u8);
+            narrow(from, pairs[number * steps..].as_mut_ptr());
         }
         (x, x_stride) = (pairs.as_ptr(), steps);
     }
@@ -33,12 +33,12 @@ pub unsafe fn times_panels(m: Matrix, v: Vectors, outputs: usize, inputs: usize,
             let first = number * PANEL;
             if first < rows {
                 let count = (rows - first).min(PANEL);
-                fill(m, base + first, count, inputs, narrow, &mut work.rows, panel);
+                fill(m, base + first, count, inputs, rounds, &mut work.rows, panel);
             }
         }
         let (out, panels) = (v.out.add(base), panels.as_ptr());
         let v = Vectors { x, x_stride, out, ..v };
-        match (narrow, rows > PANEL) {
+        match (rounds, rows > PANEL) {
             (true, true) => sweep::<true, PANELS>(v, panels, steps, rows),
             (true, false) => sweep::<true, 1>(v, panels, steps, rows),
             (false, true) => sweep::<false, PANELS>(v, panels, steps, rows),
@@ -53,12 +53,12 @@ unsafe fn fill(
     first: usize,
     count: usize,
     inputs: usize,
-    narrow: bool,
+    rounds: bool,
     decoded: &mut Vec<f32>,
     panel: &mut [f32],
 ) {
     let steps = panel.len() / PANEL;
-    let as_it_lies = m.kind == if narrow { BF16 } else { FP32 };
+    let as_it_lies = m.kind == if rounds { BF16 } else { FP32 };
     // sixteen rows, one of zeros, and one on its way to bf16
     let room = room(decoded, (PANEL + 1) * steps + inputs);
     room[PANEL * steps..(PANEL + 1) * steps].fill(0.0);
@@ -68,11 +68,11 @@ unsafe fn fill(
             base.add(PANEL * steps) as *const f32
         } else if as_it_lies {
             m.data.add((first + i) * m.row_bytes(inputs)) as *const f32
-        } else if narrow {
+        } else if rounds {
             let wide = base.add((PANEL + 1) * steps);
             m.row(first + i, wide, inputs);
             let wide = std::slice::from_raw_parts(wide, inputs);
-            store_bf16(wide, base.add(i * steps) as *mut u8);
+            narrow(wide, base.add(i * steps));
             base.add(i * steps)
         } else {
             m.row(first + i, base.add(i * steps), inputs);

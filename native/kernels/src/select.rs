@@ -2,9 +2,9 @@
 
 use crate::keys::{Keys, BF16, FP32};
 use crate::matrix::room;
-use crate::packing::store_bf16;
+use crate::packing;
 use crate::panels::{lay_out, PANEL};
-use crate::simd::{F16, IS_WIDE};
+use crate::simd::{prefetch, F16, IS_WIDE};
 use crate::threads::{split, Shared};
 
 /// Inputs of one call; shapes as in the reference.
@@ -36,6 +36,9 @@ unsafe impl Sync for SelectArgs {}
 /// query alone is done with a panel while it is still near.
 const STRETCH: usize = 512;
 const SHORT: usize = 64;
+/// Keys that are fetched so far ahead of their use, in lines of so many bytes.
+const AHEAD: usize = 32;
+const LINE: usize = 64;
 /// Queries that pass over a stretch together, so that few panels at a time are in use.
 const QUERIES: usize = 16;
 /// Heads and panels of a tile: its sums fill the registers.
@@ -85,7 +88,7 @@ pub unsafe fn select_run(
         let count = (end - begin) * a.heads;
         let pairs = room(&mut work.queries, count * steps);
         let wide = std::slice::from_raw_parts(q, count * a.width);
-        store_bf16(wide, pairs.as_mut_ptr() as *mut u8);
+        packing::narrow(wide, pairs.as_mut_ptr());
         q = pairs.as_ptr();
     }
     let mut best: Vec<Best> = (begin..end).map(|_| Best::new(a.topk)).collect();
@@ -140,6 +143,9 @@ unsafe fn fill(
     let as_it_lies = keys.kind == if narrow { BF16 } else { FP32 };
     let rows = std::array::from_fn(|i| {
         let key = keys.at((first + i).min(end - 1));
+        // the rows are read side by side, in which order no processor foresees what comes next
+        let ahead = keys.at(first + i + AHEAD).bytes();
+        (0..keys.code_bytes()).step_by(LINE).for_each(|at| prefetch(ahead.wrapping_add(at)));
         if as_it_lies {
             return key.bytes() as *const f32;
         }

@@ -7,6 +7,7 @@
 //! than `FEW` tokens are cut. Calls of up to `FEW` have the bits of single tokens.
 
 mod attention;
+mod clock;
 mod feed;
 mod piece;
 
@@ -75,6 +76,8 @@ pub struct StepArgs {
     /// The streams behind the last layer, [count, streams, width].
     pub out: *mut f32,
     pub tokens: *const i64,
+    /// Where the seconds of each `clock::Part` are added up, or null.
+    pub seconds: *mut f64,
     pub count: usize,
     pub position: usize,
     pub num_layers: usize,
@@ -109,7 +112,7 @@ unsafe impl Sync for StepArgs {}
 
 /// Tokens that a thread takes through the layers at once: enough to make laying out a matrix cheap,
 /// few enough for their streams to stay near.
-const RUN: usize = 256;
+const RUN: usize = 512;
 /// A thread is not worth its start for fewer.
 const LEAST: usize = 32;
 

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 _version_of = attrgetter("_version")
 
+PARTS = ("streams", "project", "compress", "select", "attend", "experts")
+"""What the native form can tell the time of; `select` is the indexer's queries, scan and choice."""
+
 
 class Decoder:
     """Holds the addresses of a model's weights between steps, and checks them at each.
@@ -57,6 +60,8 @@ class Decoder:
         modules takes longer than a layer."""
         self._layers: ctypes.Array[LayerArgs] | None = None
         self._args = StepArgs()
+        self.seconds: ctypes.Array[ctypes.c_double] | None = None
+        """If given, the seconds of each of `PARTS` are added up here."""
         self._kept: list[Tensor] = []
         """fp32 copies of small weights that are stored otherwise; the addresses point here."""
 
@@ -97,6 +102,7 @@ class Decoder:
         ids_BT = ids_BT.contiguous()
         args.tokens, args.count, args.position = ids_BT.data_ptr(), count, position
         args.threads = torch.get_num_threads()
+        args.seconds = None if self.seconds is None else ctypes.addressof(self.seconds)
         out = torch.empty(1, count, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
         if streams_BTNd is not None:

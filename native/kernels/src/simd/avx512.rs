@@ -79,6 +79,12 @@ impl F16 {
         let table = _mm512_loadu_si512(TABLE.as_ptr() as *const __m512i);
         F16(_mm512_castsi512_ps(_mm512_permutexvar_epi16(both, table)))
     }
+    /// Rounded to bf16, as the processor's products take it: what is below 2^-126 becomes 0.
+    #[inline(always)]
+    pub unsafe fn store_bf16(self, p: *mut u16) {
+        let rounded: __m256i = core::mem::transmute(_mm512_cvtneps_pbh(self.0));
+        _mm256_storeu_si256(p as *mut __m256i, rounded)
+    }
     #[inline(always)]
     pub unsafe fn store(self, p: *mut f32) {
         _mm512_storeu_ps(p, self.0)

@@ -45,6 +45,12 @@ impl F16 {
     pub unsafe fn load_e4m3(p: *const u8) -> F16 {
         F16(F8::load_e4m3(p), F8::load_e4m3(p.add(8)))
     }
+    /// Rounded to bf16.
+    #[inline(always)]
+    pub unsafe fn store_bf16(self, p: *mut u16) {
+        let numbers = self.to_array();
+        crate::packing::store_bf16(&numbers, p as *mut u8);
+    }
     #[inline(always)]
     pub unsafe fn store(self, p: *mut f32) {
         self.0.store(p);

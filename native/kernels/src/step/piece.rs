@@ -1,6 +1,7 @@
 //! A piece of tokens, shared out among threads.
 
 use super::attention::attention;
+use super::clock::{Clock, Part};
 use super::feed::feed;
 use super::{LayerArgs, SiteArgs, StepArgs};
 use crate::keys::{Keys, BF16, FP32};
@@ -51,11 +52,20 @@ pub struct Member<'a> {
     pub kv: Shared<u8>,
     pub latents: Shared<f32>,
     pub keys: Shared<f32>,
+    /// The first thread's.
+    pub clock: Option<Clock>,
     sound: &'a AtomicBool,
     barrier: &'a Barrier,
 }
 
 impl Member<'_> {
+    /// What has been done since the last call belongs to `part`.
+    pub fn lap(&self, part: Part) {
+        if let Some(clock) = &self.clock {
+            clock.lap(part);
+        }
+    }
+
     /// Until all threads have come so far.
     pub fn wait(&self) {
         if !(self.is_first && self.is_last) {
@@ -103,7 +113,7 @@ pub unsafe fn run(a: &StepArgs, work: &mut Work, sound: &AtomicBool) {
         let count = size.min(a.count - begin);
         let (is_first, is_last) = (number == 0, number + 1 == threads);
         let (many, sound, barrier) = (work.many, sound, &barrier);
-        Member { a, begin, count, is_first, is_last, many, kv, latents, keys, sound, barrier }
+        Member { clock: None, a, begin, count, is_first, is_last, many, kv, latents, keys, sound, barrier }
     };
     let (first, others) = work.scratches.split_first_mut().expect("there is one at least");
     std::thread::scope(|scope| {
@@ -111,7 +121,7 @@ pub unsafe fn run(a: &StepArgs, work: &mut Work, sound: &AtomicBool) {
             let member = member(number + 1);
             scope.spawn(move || unsafe { through_layers(&member, scratch) });
         }
-        through_layers(&member(0), first);
+        through_layers(&Member { clock: Clock::new(a.seconds), ..member(0) }, first);
     });
 }
 
@@ -123,12 +133,16 @@ unsafe fn through_layers(m: &Member, s: &mut Scratch) {
     for number in 0..a.num_layers {
         let layer = &*a.layers.add(number);
         s.mix(m, &layer.attention_site, x);
+        m.lap(Part::Streams);
         attention(m, layer, s);
         s.expand(m, x);
         s.mix(m, &layer.feed_site, x);
+        m.lap(Part::Streams);
         feed(m, layer, s);
+        m.lap(Part::Experts);
         s.expand(m, x);
     }
+    m.lap(Part::Streams);
 }
 
 /// The streams in front of the first layer: the embedded token in each, or what a draft joins.
