@@ -70,7 +70,9 @@ def main() -> None:
         model = Transformer.from_pretrained(folder, dtype=torch.bfloat16, weights="packed").eval()
     rows = []
     for depth in options.depths:
-        rows.append({"kv": options.kv, "heads x width": _index(), **measure(model, depth, options.kv)})
+        rows.append(
+            {"kv": options.kv, "heads x width": _index(), **measure(model, depth, options.kv)}
+        )
         print(json.dumps(rows[-1]), flush=True)
     write_results("decode_depth", rows)
 

@@ -29,6 +29,39 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
 
 
+class Margins(Trace):
+    """Remembers the first position whose choice of blocks hangs on rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: int | None = None
+
+    def scored(
+        self,
+        layer: int,
+        scores_BTM: torch.Tensor,
+        limits_BT: torch.Tensor,
+        picks_BTK: torch.Tensor | None,
+    ) -> None:
+        super().scored(layer, scores_BTM, limits_BT, picks_BTK)
+        kept = 0 if picks_BTK is None else picks_BTK.shape[-1]
+        for t, limit in enumerate(limits_BT[0].tolist()):
+            ranked = scores_BTM[0, t, :limit].sort(descending=True).values
+            if (
+                kept
+                and limit > kept
+                and ranked[kept - 1] - ranked[kept] < 1e-5 * ranked.abs().max()
+            ):
+                self.first = t if self.first is None else min(self.first, t)
+
+
+def first_near_tie(model: Transformer, ids: torch.Tensor) -> int | None:
+    """From where on two ways of taking the same sums may choose other blocks; None: nowhere."""
+    margins = Margins()
+    model(ids.unsqueeze(0), trace=margins)
+    return margins.first
+
+
 def random_ids(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (rows, length), generator=torch.Generator().manual_seed(seed))
 
@@ -112,6 +145,17 @@ def test_a_step_after_weights_changed_uses_the_new_ones(make_model: Make) -> Non
 
 
 @torch.no_grad()
+def test_a_step_after_a_small_weight_changed_in_place_uses_its_new_values(make_model: Make) -> None:
+    model, ids = make_model(3).to(torch.bfloat16), random_ids(1, 1)
+    before = model(ids)  # small weights were copied to fp32
+    model.layers[1].attn.q_norm.weight.mul_(1.5)
+    model.layers[0].ffn_norm.weight.mul_(0.5)
+    after = model(ids)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, copy.deepcopy(model)(ids))
+
+
+@torch.no_grad()
 def test_a_rolled_back_step_leaves_no_trace(make_model: Make) -> None:
     model = make_model(7)
     ids = random_ids(1, 200)
@@ -158,7 +202,8 @@ def test_ragged_rows_equal_single_runs(
             results[row].append(logits[row, :count])
             starts[row] += count
     for row, parts in zip(rows, results, strict=True):
-        assert close(torch.cat(parts), model(row.unsqueeze(0))[0])
+        clear = first_near_tie(model, row)
+        assert close(torch.cat(parts)[:clear], model(row.unsqueeze(0))[0, :clear])
 
 
 @torch.no_grad()

@@ -55,6 +55,7 @@ class Decoder:
         self._model = ref(model)  # the model owns this
         self._drafts = drafts
         self._seen: list[int] = []
+        """Where the weights lay, and the versions of those that were copied."""
         self._watched: list[tuple[Any, ...]] = []
         """Where each weight hangs: the modules' dictionaries, and the names in them; walking the
         modules takes longer than a layer."""
@@ -63,7 +64,9 @@ class Decoder:
         self.seconds: ctypes.Array[ctypes.c_double] | None = None
         """If given, the seconds of each of `PARTS` are added up here."""
         self._kept: list[Tensor] = []
-        """fp32 copies of small weights that are stored otherwise; the addresses point here."""
+        """fp32 forms of small weights; the addresses point here."""
+        self._copied: list[Tensor] = []
+        """Weights of which `_kept` holds a copy, so that a change of theirs has to be noticed."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> Decoder:
         model = self._model()
@@ -135,11 +138,13 @@ class Decoder:
             self._watched = list(zip(*places, strict=True))
         # some hundred weights at each token: mapped, since a loop takes twice as long
         weights: list[Tensor] = list(map(getitem, *self._watched))
-        seen = [*map(Tensor.data_ptr, weights), *map(_version_of, weights)]
+        seen = [*map(Tensor.data_ptr, weights), *map(_version_of, self._copied)]
         if seen != self._seen:
-            self._seen, self._layers, self._kept = seen, None, []
+            self._layers, self._kept, self._copied = None, [], []
             if _suits(model, self._blocks(model)):
                 self._describe(model)
+            copied = map(_version_of, self._copied)
+            self._seen = [*map(Tensor.data_ptr, weights), *copied]
         return self._layers is not None and self._untouched(model)
 
     def _blocks(self, model: Transformer) -> list[Block]:
@@ -231,6 +236,8 @@ class Decoder:
         """Where a weight lies as fp32."""
         plain = weight.detach().float().contiguous()
         self._kept.append(plain)
+        if plain.data_ptr() != weight.data_ptr():
+            self._copied.append(weight)
         return plain.data_ptr()
 
 
