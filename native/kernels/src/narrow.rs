@@ -31,6 +31,21 @@ pub unsafe fn times_few(m: Matrix, v: Vectors, outputs: usize, inputs: usize, wo
     }
 }
 
+/// A row of E2M1 codes as bf16; false where a scale would take it out of bf16's normal numbers.
+pub unsafe fn decode_row(m: Matrix, row: usize, inputs: usize, out: *mut f32) -> bool {
+    let codes = m.data.add(row * m.row_bytes(inputs));
+    let scales = std::slice::from_raw_parts(m.row_scales::<FP4>(row, inputs), inputs / BLOCK);
+    // sizes are 2^-1 to 6
+    if scales.iter().any(|scale| !(2..=251).contains(scale)) {
+        return false;
+    }
+    for (block, &scale) in scales.iter().enumerate() {
+        let at = block * BLOCK / 2;
+        F16::load_e2m1_scaled(codes.add(at), scale as i16 - 127).store(out.add(at));
+    }
+    true
+}
+
 #[inline(always)]
 unsafe fn plain<const R: usize, const V: usize>(m: Matrix, v: Vectors, row: usize, inputs: usize) {
     let pairs = inputs / 2;

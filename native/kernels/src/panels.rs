@@ -4,6 +4,8 @@
 //! A sum runs over the inputs in their order. In bf16 a panel holds pairs of inputs.
 
 use crate::keys::{BF16, FP32};
+#[cfg(target_feature = "avx512bf16")]
+use crate::keys::FP4;
 use crate::matrix::{room, Matrix, Vectors, Work};
 use crate::packing::narrow;
 use crate::simd::{F16, IS_WIDE};
@@ -68,6 +70,8 @@ unsafe fn fill(
             base.add(PANEL * steps) as *const f32
         } else if as_it_lies {
             m.data.add((first + i) * m.row_bytes(inputs)) as *const f32
+        } else if rounds && decodes(m, first + i, inputs, base.add(i * steps)) {
+            base.add(i * steps)
         } else if rounds {
             let wide = base.add((PANEL + 1) * steps);
             m.row(first + i, wide, inputs);
@@ -80,6 +84,16 @@ unsafe fn fill(
         }
     });
     lay_out(rows, steps, panel.as_mut_ptr());
+}
+
+/// Decodes a row straight to bf16, where there is a way.
+unsafe fn decodes(m: Matrix, row: usize, inputs: usize, out: *mut f32) -> bool {
+    #[cfg(target_feature = "avx512bf16")]
+    if m.kind == FP4 {
+        return crate::narrow::decode_row(m, row, inputs, out);
+    }
+    let _ = (m, row, inputs, out);
+    false
 }
 
 /// Sixteen rows of `steps` 32-bit words as columns, [steps, 16].

@@ -112,7 +112,7 @@ unsafe impl Sync for StepArgs {}
 
 /// Tokens that a thread takes through the layers at once: enough to make laying out a matrix cheap,
 /// few enough for their streams to stay near.
-const RUN: usize = 512;
+const RUN: usize = 256;
 /// A thread is not worth its start for fewer.
 const LEAST: usize = 32;
 

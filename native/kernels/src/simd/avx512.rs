@@ -11,6 +11,24 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
+/// bf16 numbers of E2M1 codes in the low four bits of each half lane.
+#[inline(always)]
+unsafe fn e2m1_values(codes: __m512i) -> __m512i {
+    const fn table() -> [u16; 32] {
+        // 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, twice: an index has five bits
+        const SIZES: [u16; 8] = [0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0];
+        let mut values = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            values[i] = SIZES[i % 8] | ((i / 8 % 2) as u16) << 15;
+            i += 1;
+        }
+        values
+    }
+    const TABLE: [u16; 32] = table();
+    _mm512_permutexvar_epi16(codes, _mm512_loadu_si512(TABLE.as_ptr() as *const __m512i))
+}
+
 impl F16 {
     #[inline(always)]
     pub fn splat(x: f32) -> F16 {
@@ -58,26 +76,24 @@ impl F16 {
     /// 32 E2M1 codes as pairs of bf16, the 16 low nibbles first.
     #[inline(always)]
     pub unsafe fn load_e2m1_pairs(p: *const u8) -> F16 {
-        const fn table() -> [u16; 32] {
-            // 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, twice: an index has five bits
-            const SIZES: [u16; 8] =
-                [0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0];
-            let mut values = [0; 32];
-            let mut i = 0;
-            while i < 32 {
-                values[i] = SIZES[i % 8] | ((i / 8 % 2) as u16) << 15;
-                i += 1;
-            }
-            values
-        }
-        const TABLE: [u16; 32] = table();
         let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(p as *const __m128i));
         let both = _mm512_inserti64x4::<1>(
             _mm512_castsi256_si512(bytes),
             _mm256_srli_epi16::<4>(bytes),
         );
-        let table = _mm512_loadu_si512(TABLE.as_ptr() as *const __m512i);
-        F16(_mm512_castsi512_ps(_mm512_permutexvar_epi16(both, table)))
+        F16(_mm512_castsi512_ps(e2m1_values(both)))
+    }
+    /// 32 E2M1 codes in their order as pairs of bf16, times 2^power; the results are normal numbers.
+    #[inline(always)]
+    pub unsafe fn load_e2m1_scaled(p: *const u8, power: i16) -> F16 {
+        let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p as *const __m128i));
+        // the high nibble, the odd input, goes into the upper half of each lane
+        let both = _mm512_or_si512(bytes, _mm512_slli_epi32::<12>(bytes));
+        let values = e2m1_values(both);
+        let sizes = _mm512_set1_epi16(0x7fff);
+        let alive = _mm512_test_epi16_mask(values, sizes);
+        let scale = _mm512_set1_epi16(power << 7);
+        F16(_mm512_castsi512_ps(_mm512_mask_add_epi16(values, alive, values, scale)))
     }
     /// Rounded to bf16, as the processor's products take it: what is below 2^-126 becomes 0.
     #[inline(always)]

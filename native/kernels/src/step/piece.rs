@@ -13,6 +13,9 @@ use crate::{attend, matrix, select};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Barrier;
 
+/// Tokens whose streams stay in the nearer caches from one step of their mixing to the next.
+const NEAR: usize = 64;
+
 /// What a call needs beside its inputs, for pieces of up to `most` tokens.
 pub struct Work {
     /// Of all tokens of a piece: latents as they will be stored, and what compressors take in.
@@ -130,19 +133,32 @@ unsafe fn through_layers(m: &Member, s: &mut Scratch) {
     let x = std::slice::from_raw_parts_mut(a.out.add(m.begin * size), m.count * size);
     s.begin(a, m.count);
     enter(m, s, x);
-    for number in 0..a.num_layers {
-        let layer = &*a.layers.add(number);
-        s.mix(m, &layer.attention_site, x);
+    let layers = std::slice::from_raw_parts(a.layers, a.num_layers);
+    cross(m, s, x, false, layers.first().map(|layer| &layer.attention_site));
+    for (number, layer) in layers.iter().enumerate() {
         m.lap(Part::Streams);
         attention(m, layer, s);
-        s.expand(m, x);
-        s.mix(m, &layer.feed_site, x);
+        cross(m, s, x, true, Some(&layer.feed_site));
         m.lap(Part::Streams);
         feed(m, layer, s);
         m.lap(Part::Experts);
-        s.expand(m, x);
+        cross(m, s, x, true, layers.get(number + 1).map(|next| &next.attention_site));
     }
     m.lap(Part::Streams);
+}
+
+/// From one sublayer to the next: takes the output of the last into the streams, if there was one,
+/// and mixes the next one's input, a few tokens at a time while their streams are near.
+unsafe fn cross(m: &Member, s: &mut Scratch, x: &mut [f32], expands: bool, to: Option<&SiteArgs>) {
+    let size = m.a.streams * m.a.width;
+    for (number, x) in x.chunks_mut(NEAR * size).enumerate() {
+        if expands {
+            s.expand(m, number * NEAR, x);
+        }
+        if let Some(site) = to {
+            s.mix(m, number * NEAR, site, x);
+        }
+    }
 }
 
 /// The streams in front of the first layer: the embedded token in each, or what a draft joins.
@@ -222,7 +238,7 @@ impl Scratch {
         Scratch {
             input: room(a.width),
             output: room(a.width),
-            mixed_streams: room((2 + n) * n),
+            mixed_streams: vec![0.0; NEAR * (2 + n) * n],
             post: room(n),
             comb: room(n * n),
             phases: Vec::new(),
@@ -271,8 +287,8 @@ impl Scratch {
         self.picks.resize(count * a.topk, 0);
     }
 
-    /// The next sublayer's input and how its output enters the streams.
-    unsafe fn mix(&mut self, m: &Member, site: &SiteArgs, x: &[f32]) {
+    /// The next sublayer's input, and how its output enters the streams, of tokens from `first` on.
+    unsafe fn mix(&mut self, m: &Member, first: usize, site: &SiteArgs, x: &[f32]) {
         let (a, n) = (m.a, m.a.streams);
         let mut mixed = std::ptr::null();
         if m.many {
@@ -290,10 +306,10 @@ impl Scratch {
             base: site.base,
             scale: site.scale,
             norm: site.norm,
-            input: self.input.as_mut_ptr(),
-            post: self.post.as_mut_ptr(),
-            comb: self.comb.as_mut_ptr(),
-            tokens: m.count,
+            input: self.input.as_mut_ptr().add(first * a.width),
+            post: self.post.as_mut_ptr().add(first * n),
+            comb: self.comb.as_mut_ptr().add(first * n * n),
+            tokens: x.len() / (n * a.width),
             streams: n,
             width: a.width,
             iterations: a.iterations,
@@ -303,17 +319,18 @@ impl Scratch {
         });
     }
 
-    /// Takes the sublayer's output into the streams.
-    unsafe fn expand(&self, m: &Member, x: &mut [f32]) {
+    /// Takes the sublayer's output into the streams of tokens from `first` on.
+    unsafe fn expand(&self, m: &Member, first: usize, x: &mut [f32]) {
+        let (n, d) = (m.a.streams, m.a.width);
         expand(&ExpandArgs {
-            y: self.output.as_ptr(),
+            y: self.output.as_ptr().add(first * d),
             x: x.as_ptr(),
-            post: self.post.as_ptr(),
-            comb: self.comb.as_ptr(),
+            post: self.post.as_ptr().add(first * n),
+            comb: self.comb.as_ptr().add(first * n * n),
             out: x.as_mut_ptr(),
-            tokens: m.count,
-            streams: m.a.streams,
-            width: m.a.width,
+            tokens: x.len() / (n * d),
+            streams: n,
+            width: d,
             threads: 1,
         });
     }
