@@ -2,6 +2,7 @@
 
 use crate::keys::{Keys, Rows, BF16, FP32};
 use crate::matrix::room;
+use crate::packing::narrow;
 use crate::simd::{F16, IS_WIDE};
 use crate::threads::{split, Shared};
 
@@ -34,6 +35,8 @@ pub struct AttendArgs {
     pub blocks_stride: usize,
     pub threads: usize,
     pub kv_kind: usize,
+    /// The model computes in bf16: queries are rounded to it where all keys are.
+    pub narrow: bool,
 }
 
 unsafe impl Sync for AttendArgs {}
@@ -41,6 +44,7 @@ unsafe impl Sync for AttendArgs {}
 /// What one thread needs beside its inputs, kept between calls.
 #[derive(Default)]
 pub struct Work {
+    queries: Vec<f32>,
     scores: Vec<f32>,
     near: Rows,
     far: Rows,
@@ -101,12 +105,14 @@ pub unsafe fn attend_run(
         };
         let at = (row * a.tokens + t) * a.heads * width;
         let (q, out) = (a.q.add(at), out.add(at));
-        let run = match (work.near.kind, work.far.kind) {
-            (BF16, BF16) => attend_query::<BF16, BF16>,
-            (_, BF16) => attend_query::<FP32, BF16>,
-            _ => attend_query::<FP32, FP32>,
+        let run = match (work.near.kind, work.far.kind, a.narrow) {
+            (BF16, BF16, true) => attend_query::<BF16, BF16, true>,
+            (BF16, BF16, false) => attend_query::<BF16, BF16, false>,
+            (_, BF16, _) => attend_query::<FP32, BF16, false>,
+            _ => attend_query::<FP32, FP32, false>,
         };
-        run(q, a.sinks, &keys, &mut work.scores, out, a.heads, width);
+        let buffers = (&mut work.scores, &mut work.queries);
+        run(q, a.sinks, &keys, buffers, out, a.heads, width);
     }
 }
 
@@ -124,11 +130,11 @@ const TILE: usize = 4;
 const SPAN: usize = if IS_WIDE { 4 } else { 1 };
 
 /// One query, all heads. `width` is a multiple of 8.
-unsafe fn attend_query<const NEAR: usize, const FAR: usize>(
+unsafe fn attend_query<const NEAR: usize, const FAR: usize, const NARROW: bool>(
     q: *const f32,
     sinks: *const f32,
     keys: &Segments,
-    scores: &mut Vec<f32>,
+    (scores, queries): (&mut Vec<f32>, &mut Vec<f32>),
     out: *mut f32,
     heads: usize,
     width: usize,
@@ -137,7 +143,7 @@ unsafe fn attend_query<const NEAR: usize, const FAR: usize>(
     for h in (0..whole).step_by(GROUP) {
         let sinks = std::array::from_fn(|i| *sinks.add(h + i));
         let (q, out) = (q.add(h * width), out.add(h * width));
-        attend_heads::<NEAR, FAR>(q, sinks, keys, scores, out, width);
+        attend_heads::<NEAR, FAR, NARROW>(q, sinks, keys, (scores, queries), out, width);
     }
     if whole == heads {
         return;
@@ -145,21 +151,21 @@ unsafe fn attend_query<const NEAR: usize, const FAR: usize>(
     // heads that fill no group get company that is thrown away
     let (rest, size) = (heads - whole, (heads - whole) * width);
     let mut padded = vec![0.0; 2 * GROUP * width];
-    let (queries, results) = padded.split_at_mut(GROUP * width);
-    std::ptr::copy_nonoverlapping(q.add(whole * width), queries.as_mut_ptr(), size);
+    let (company, results) = padded.split_at_mut(GROUP * width);
+    std::ptr::copy_nonoverlapping(q.add(whole * width), company.as_mut_ptr(), size);
     let sinks = std::array::from_fn(|i| if i < rest { *sinks.add(whole + i) } else { 0.0 });
-    let target = results.as_mut_ptr();
-    attend_heads::<NEAR, FAR>(queries.as_ptr(), sinks, keys, scores, target, width);
+    let (q, target) = (company.as_ptr(), results.as_mut_ptr());
+    attend_heads::<NEAR, FAR, NARROW>(q, sinks, keys, (scores, queries), target, width);
     std::ptr::copy_nonoverlapping(results.as_ptr(), out.add(whole * width), size);
 }
 
 /// One group of heads. Scores lie key by key, [n, GROUP], four keys to a vector, either segment
 /// filled up to whole vectors.
-unsafe fn attend_heads<const NEAR: usize, const FAR: usize>(
-    q: *const f32,
+unsafe fn attend_heads<const NEAR: usize, const FAR: usize, const NARROW: bool>(
+    mut q: *const f32,
     sinks: [f32; GROUP],
     keys: &Segments,
-    scores: &mut Vec<f32>,
+    (scores, queries): (&mut Vec<f32>, &mut Vec<f32>),
     out: *mut f32,
     width: usize,
 ) {
@@ -169,8 +175,13 @@ unsafe fn attend_heads<const NEAR: usize, const FAR: usize>(
     let scale = 1.0 / (width as f32).sqrt();
     let base = scores.as_mut_ptr();
     let behind = base.add(near * GROUP);
-    score_all::<NEAR>(q, keys.near, base, scale, width);
-    score_all::<FAR>(q, keys.far, behind, scale, width);
+    if NARROW {
+        let pairs = room(queries, GROUP * width / 2).as_mut_ptr();
+        narrow(std::slice::from_raw_parts(q, GROUP * width), pairs);
+        q = pairs;
+    }
+    score_all::<NEAR, NARROW>(q, keys.near, base, scale, width);
+    score_all::<FAR, NARROW>(q, keys.far, behind, scale, width);
     let shares = softmax(scores, sinks);
     let mut at = 0;
     while at + 16 * SPAN <= width {
@@ -198,7 +209,7 @@ unsafe fn part_of<const KIND: usize>(key: *const u8, at: usize, part: usize) -> 
     }
 }
 
-unsafe fn score_all<const KIND: usize>(
+unsafe fn score_all<const KIND: usize, const NARROW: bool>(
     q: *const f32,
     keys: &[*const u8],
     scores: *mut f32,
@@ -208,16 +219,16 @@ unsafe fn score_all<const KIND: usize>(
     for (number, tile) in keys.chunks(TILE).enumerate() {
         let target = scores.add(number * TILE * GROUP);
         let four = std::array::from_fn(|j| tile[j.min(tile.len() - 1)]);
-        score::<KIND>(q, four, target, scale, width);
+        score::<KIND, NARROW>(q, four, target, scale, width);
         for i in tile.len() * GROUP..TILE * GROUP {
             *target.add(i) = f32::NEG_INFINITY;
         }
     }
 }
 
-/// Scaled logits of a group of heads for a tile of keys.
+/// Scaled logits of a group of heads for a tile of keys; queries in pairs of bf16 where NARROW.
 #[inline(always)]
-unsafe fn score<const KIND: usize>(
+unsafe fn score<const KIND: usize, const NARROW: bool>(
     q: *const f32,
     keys: [*const u8; TILE],
     scores: *mut f32,
@@ -225,22 +236,30 @@ unsafe fn score<const KIND: usize>(
     width: usize,
 ) {
     let mut acc = [F16::zero(); TILE * GROUP];
+    let steps = if NARROW { width / 2 } else { width };
     let mut add = |i: usize, part: usize| {
-        let k: [F16; TILE] = std::array::from_fn(|j| part_of::<KIND>(keys[j], i, part));
+        let k: [F16; TILE] = std::array::from_fn(|j| {
+            if NARROW {
+                F16::load_part((keys[j] as *const f32).add(i), part)
+            } else {
+                part_of::<KIND>(keys[j], i, part)
+            }
+        });
         for h in 0..GROUP {
-            let x = F16::load_part(q.add(h * width + i), part);
+            let x = F16::load_part(q.add(h * steps + i), part);
             for j in 0..TILE {
-                acc[j * GROUP + h] = acc[j * GROUP + h].fma(x, k[j]);
+                let sum = &mut acc[j * GROUP + h];
+                *sum = if NARROW { sum.dot(x, k[j]) } else { sum.fma(x, k[j]) };
             }
         }
     };
     let mut i = 0;
-    while i + 16 <= width {
+    while i + 16 <= steps {
         add(i, 16);
         i += 16;
     }
-    if i < width {
-        add(i, width - i);
+    if i < steps {
+        add(i, steps - i);
     }
     F16::all_sums(acc).mul(F16::splat(scale)).store(scores);
 }

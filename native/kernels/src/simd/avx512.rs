@@ -205,6 +205,19 @@ impl F16 {
             F16(halves(halves(four(0), four(4)), halves(four(8), four(12))))
         }
     }
+    /// The whole numbers from `first` on, as the bits of lanes.
+    #[inline(always)]
+    pub fn counting(first: i32) -> F16 {
+        unsafe {
+            let all = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            F16(_mm512_castsi512_ps(_mm512_add_epi32(all, _mm512_set1_epi32(first))))
+        }
+    }
+    /// Puts the lanes that `mask` names one behind the other; writes a whole vector.
+    #[inline(always)]
+    pub unsafe fn pack(self, mask: u32, p: *mut f32) {
+        _mm512_storeu_ps(p, _mm512_maskz_compress_ps(mask as __mmask16, self.0));
+    }
     /// Columns of sixteen rows.
     #[inline(always)]
     pub fn transpose(rows: [F16; 16]) -> [F16; 16] {

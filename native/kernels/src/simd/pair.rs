@@ -137,6 +137,22 @@ impl F16 {
         }
         unsafe { F16::load(out.as_ptr()) }
     }
+    /// The whole numbers from `first` on, as the bits of lanes.
+    #[inline(always)]
+    pub fn counting(first: i32) -> F16 {
+        let lanes: [i32; 16] = core::array::from_fn(|lane| first + lane as i32);
+        unsafe { F16::load(lanes.as_ptr() as *const f32) }
+    }
+    /// Puts the lanes that `mask` names one behind the other; may write a whole vector.
+    #[inline(always)]
+    pub unsafe fn pack(self, mut mask: u32, mut p: *mut f32) {
+        let lanes = self.to_array();
+        while mask != 0 {
+            *p = lanes[mask.trailing_zeros() as usize];
+            p = p.add(1);
+            mask &= mask - 1;
+        }
+    }
     /// Columns of sixteen rows.
     #[inline(always)]
     pub fn transpose(rows: [F16; 16]) -> [F16; 16] {

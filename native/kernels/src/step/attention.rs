@@ -223,6 +223,7 @@ unsafe fn attend_all(m: &Member, layer: &LayerArgs, s: &mut Scratch, chosen: boo
         blocks_stride: 0,
         threads: 1,
         kv_kind: m.kv_kind(),
+        narrow: a.narrow,
     };
     attend_run(&args, 0, m.begin, m.begin + m.count, &mut s.attend, args.out);
 }
