@@ -7,6 +7,7 @@
 mod attend;
 mod best;
 mod few;
+mod heads;
 mod keys;
 mod matrix;
 #[cfg(target_feature = "avx512bf16")]

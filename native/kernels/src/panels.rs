@@ -3,9 +3,9 @@
 //!
 //! A sum runs over the inputs in their order. In bf16 a panel holds pairs of inputs.
 
-use crate::keys::{BF16, FP32};
 #[cfg(target_feature = "avx512bf16")]
 use crate::keys::FP4;
+use crate::keys::{BF16, FP32};
 use crate::matrix::{room, Matrix, Vectors, Work};
 use crate::packing::narrow;
 use crate::simd::{F16, IS_WIDE};
@@ -140,8 +140,7 @@ unsafe fn tile<const NARROW: bool, const V: usize, const P: usize>(
     let x: [*const f32; V] = std::array::from_fn(|n| v.x.add((first + n) * v.x_stride));
     let mut acc = [[F16::zero(); P]; V];
     for k in 0..steps {
-        let w: [F16; P] =
-            std::array::from_fn(|p| F16::load(panels.add((p * steps + k) * PANEL)));
+        let w: [F16; P] = std::array::from_fn(|p| F16::load(panels.add((p * steps + k) * PANEL)));
         for (n, sums) in acc.iter_mut().enumerate() {
             let x = F16::splat(*x[n].add(k));
             for (sum, w) in sums.iter_mut().zip(w) {

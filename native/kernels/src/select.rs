@@ -113,7 +113,14 @@ pub unsafe fn select_run(
         let count = stretch.min(most - base);
         for panel in 0..stretch.min(count.next_multiple_of(PANELS * PANEL)) / PANEL {
             let first = base + panel * PANEL;
-            fill(keys, first, base + count, narrow, &mut work.rows, panels.add(panel * PANEL * steps));
+            fill(
+                keys,
+                first,
+                base + count,
+                narrow,
+                &mut work.rows,
+                panels.add(panel * PANEL * steps),
+            );
         }
         for first in (begin..end).step_by(QUERIES) {
             let run = first..end.min(first + QUERIES);

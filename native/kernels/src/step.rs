@@ -10,6 +10,7 @@ mod attention;
 mod clock;
 mod feed;
 mod piece;
+mod scratch;
 
 use crate::matrix::{Matrix, FEW};
 use crate::pool::CompressorArgs;

@@ -1,8 +1,10 @@
-"""A few tokens of one sequence through the network in a single native call.
+"""Tokens of one sequence through the network in a single native call.
 
-At batch 1 a small model's layers take microseconds and Python's way between them takes longer. The
-native form runs the same kernels in the order of `transformer.py`, on the same weights and state.
-Tokens that come together give the bits that they would have given one by one.
+A small model's layers take microseconds and Python's way between them takes longer; with many
+tokens it is the way of numbers to memory and back between one operation and the next. The native
+form runs the same operations in the order of `transformer.py`, on the same weights and state.
+Up to 16 tokens that come together give the bits that they would have given one by one; longer calls
+have bits of their own, however they are cut and whatever the number of threads.
 """
 
 from __future__ import annotations

@@ -77,10 +77,8 @@ impl F16 {
     #[inline(always)]
     pub unsafe fn load_e2m1_pairs(p: *const u8) -> F16 {
         let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(p as *const __m128i));
-        let both = _mm512_inserti64x4::<1>(
-            _mm512_castsi256_si512(bytes),
-            _mm256_srli_epi16::<4>(bytes),
-        );
+        let both =
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(bytes), _mm256_srli_epi16::<4>(bytes));
         F16(_mm512_castsi512_ps(e2m1_values(both)))
     }
     /// 32 E2M1 codes in their order as pairs of bf16, times 2^power; the results are normal numbers.
@@ -183,6 +181,15 @@ impl F16 {
     #[inline(always)]
     pub fn not_at_most(self, o: F16) -> u32 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, o.0) as u32 }
+    }
+    /// Pairs of lanes turned by angles of which `phases` holds cosine and sine.
+    #[inline(always)]
+    pub fn turn(self, phases: F16) -> F16 {
+        unsafe {
+            let (cos, sin) = (_mm512_moveldup_ps(phases.0), _mm512_movehdup_ps(phases.0));
+            let swapped = _mm512_permute_ps::<0xb1>(self.0);
+            F16(_mm512_fmaddsub_ps(self.0, cos, _mm512_mul_ps(swapped, sin)))
+        }
     }
     /// The sums of sixteen vectors' lanes, each always in the same order.
     #[inline(always)]

@@ -127,6 +127,11 @@ impl F16 {
     pub fn not_at_most(self, o: F16) -> u32 {
         self.0.not_at_most(o.0) | self.1.not_at_most(o.1) << 8
     }
+    /// Pairs of lanes turned by angles of which `phases` holds cosine and sine.
+    #[inline(always)]
+    pub fn turn(self, phases: F16) -> F16 {
+        F16(self.0.turn(phases.0), self.1.turn(phases.1))
+    }
     /// The sums of sixteen vectors' lanes, each always in the same order.
     #[inline(always)]
     pub fn all_sums(v: [F16; 16]) -> F16 {
@@ -159,7 +164,11 @@ impl F16 {
         let part = |first: usize, high: bool| {
             F8::transpose(core::array::from_fn(|i| {
                 let row = rows[first + i];
-                if high { row.1 } else { row.0 }
+                if high {
+                    row.1
+                } else {
+                    row.0
+                }
             }))
         };
         let (a, b, c, d) = (part(0, false), part(8, false), part(0, true), part(8, true));

@@ -1,7 +1,8 @@
 //! Attention of a run of tokens: window and blocks, the choice among them, and what it leaves.
 
 use super::clock::Part;
-use super::piece::{normalize, ring_of, Member, Scratch};
+use super::piece::{normalize, ring_of, Member};
+use super::scratch::Scratch;
 use super::LayerArgs;
 use crate::attend::{attend_run, AttendArgs};
 use crate::keys::{Keys, FP4, FP8};
