@@ -179,6 +179,20 @@ def test_a_call_longer_than_the_internal_chunk_equals_smaller_ones(make_model: M
     assert close(model(ids), torch.cat(parts, dim=1))
 
 
+@pytest.mark.parametrize("backend", [Backend.TORCH, Backend.NATIVE])
+@pytest.mark.parametrize("length", [9, PREFILL_CHUNK + 77])
+@torch.no_grad()
+def test_kept_logits_are_the_last_of_all(make_model: Make, length: int, backend: Backend) -> None:
+    model, ids = make_model(4, num_hidden_layers=2, compress_ratios=(4, 16)), random_ids(1, length)
+    with using(backend):
+        whole = model(ids)
+        for keep in (0, 1, 9, 77, 78, length):
+            kept = model(ids, logits_to_keep=min(keep, length))
+            assert (
+                close(kept, whole[:, length - min(keep, length) :]) if keep else kept.numel() == 0
+            )
+
+
 @loosely
 @given(
     lengths=st.lists(st.integers(1, 70), min_size=2, max_size=4),

@@ -191,10 +191,7 @@ class Transformer(nn.Module):
         the right, which changes nothing and whose logits mean nothing. `logits_to_keep` keeps the
         last so many columns.
         """
-        hidden = self.hidden(ids_BT, state, counts_B, trace)
-        if logits_to_keep is not None:
-            hidden = hidden[:, hidden.shape[1] - logits_to_keep :]
-        return self.logits(hidden)
+        return self.logits(self.hidden(ids_BT, state, counts_B, trace, logits_to_keep))
 
     def without_mtp(self) -> Transformer:
         """Drops the MTP block, here and in the configuration; returns the model."""
@@ -214,15 +211,23 @@ class Transformer(nn.Module):
         state: State | None = None,
         counts_B: Tensor | None = None,
         trace: Trace | None = None,
+        keep: int | None = None,
     ) -> Tensor:
-        """The normalised vectors [B, T, d] that the head turns into logits; see `forward`."""
-        state = self._prepare(ids_BT, state)
-        if torch.is_grad_enabled() or trace is not None or ids_BT.shape[1] <= PREFILL_CHUNK:
-            return self.readout(self._chunk(ids_BT, state, counts_B, trace))
+        """The normalised vectors [B, T or keep, d] that the head turns into logits; see `forward`.
+
+        `keep` keeps the last so many columns, and spares the read-out of the others.
+        """
+        state, tokens = self._prepare(ids_BT, state), ids_BT.shape[1]
+        skipped = 0 if keep is None else max(0, tokens - keep)
+        if torch.is_grad_enabled() or trace is not None or tokens <= PREFILL_CHUNK:
+            streams = self._chunk(ids_BT, state, counts_B, trace)
+            return self.readout(streams[:, skipped:] if skipped else streams)
         outputs, start = [], 0
         for ids in ids_BT.split(PREFILL_CHUNK, dim=1):
             counts = None if counts_B is None else (counts_B - start).clamp(0, ids.shape[1])
-            outputs.append(self.readout(self._chunk(ids, state, counts, None)))
+            streams = self._chunk(ids, state, counts, None)
+            if start + ids.shape[1] >= skipped:
+                outputs.append(self.readout(streams[:, max(0, skipped - start) :]))
             start += ids.shape[1]
         return torch.cat(outputs, dim=1)
 
