@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from decode_depth import deep_state
+from decode_depth import drawn_past
 from flash_sparse import SHARD_BYTES
 from results import write_results
 
@@ -104,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         model = load(Path(folder))
-    state = deep_state(model, options.context, "bf16")
+    state = drawn_past(model, options.context, "bf16")
     times = []
     for token in range(options.tokens):
         started = time.perf_counter()

@@ -98,7 +98,7 @@ class Run:
             "resident_bytes": resident_bytes(),
             "decode_ms": round(decode_ms(self.model, self.state), 3),
         }
-        self.rows.append({"select_us": 0.0, **row})
+        self.rows.append(row)
 
     def save(self) -> None:
         self.state.save(self.folder / "state.safetensors")

@@ -7,7 +7,8 @@
 Batch 1. "wide-index" is bf16 with experts in FP4 in the file. llama.cpp computes with them (as
 MXFP4), and so do we; "baleen decoded" and transformers load them as numbers. "small-index" is fp32
 throughout, which llama.cpp does not take. At each depth: 512 more tokens, then 128 single ones
-(median). transformers prefills in its faster way, chunks of 512. Each program runs in a process of
+(median); processor time too, which neighbours on the machine disturb less. transformers prefills
+in its faster way, chunks of 512. Each program runs in a process of
 its own, for its peak memory; llama.cpp is built when it is not there
 (`benchmarks/peers/llama_cpp.py`, about ten minutes). Prints, and writes
 `benchmarks/results/model_speed.csv` or `model_speed_small_index.csv`.
@@ -149,9 +150,10 @@ def measure(program: str, folder: Path, dtype: str, depths: list[int]) -> list[R
     torch.set_num_threads(1)
     feed = FEEDS[program](folder, DTYPES[dtype])
     rows: list[Row] = []
-    held, spent_s = 0, 0.0
+    held, spent_s, began_s = 0, 0.0, time.process_time()
     for depth in sorted(depths):
         spent_s += _seconds(feed, _ids(depth - held))
+        cpu_s = time.process_time() - began_s
         chunk_s = _seconds(feed, _ids(CHUNK))
         steps = [_seconds(feed, _ids(1)) for _ in range(DECODE_STEPS)]
         held = depth + CHUNK + DECODE_STEPS
@@ -160,6 +162,7 @@ def measure(program: str, folder: Path, dtype: str, depths: list[int]) -> list[R
                 "program": program,
                 "depth": depth,
                 "prefill_to_depth": round(depth / spent_s),
+                "cpu_s_to_depth": round(cpu_s, 2),
                 "prefill_512": round(CHUNK / chunk_s),
                 "decode": round(1 / statistics.median(steps), 1),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -202,6 +205,7 @@ def measure_llama(folder: Path, depths: list[int]) -> list[Row]:
                 "program": "llama.cpp",
                 "depth": depth,
                 "prefill_to_depth": "",
+                "cpu_s_to_depth": "",
                 "prefill_512": round(found[False]),
                 "decode": round(found[True], 1),
                 "peak_mib": usage.ru_maxrss // 1024,
@@ -223,6 +227,9 @@ def ratios(rows: list[Row]) -> list[str]:
                 for what in ("prefill_to_depth", "prefill_512", "decode")
                 if peer[what]
             ]
+            if peer["cpu_s_to_depth"]:
+                times = float(peer["cpu_s_to_depth"]) / float(ours["cpu_s_to_depth"])
+                told.append(f"processor time to depth 1/{times:.1f}")
             memory = f"memory {ours['peak_mib']} and {peer['peak_mib']} MiB"
             lines.append(f"{program} at {depth}: {', '.join([*told, memory])}")
     return lines

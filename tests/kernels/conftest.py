@@ -36,5 +36,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _is_repetition(item: pytest.Item) -> bool:
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     backend = parameters.get("backend", Backend.NATIVE)
-    depends = backend is Backend.NATIVE and item.path.stem != "test_gpu"
+    depends = backend is Backend.NATIVE and item.path.stem not in ("test_gpu", "test_isa")
     return not depends and parameters.get("isa") not in (None, *available()[:1])

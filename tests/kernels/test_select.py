@@ -117,7 +117,24 @@ def test_many_queries_are_scored_in_tiles(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_score_that_is_no_number_is_refused(backend: Backend) -> None:
-    q, keys = torch.full((1, 1, 1, 16), torch.nan), torch.ones(1, 9, 16)
+@pytest.mark.parametrize("blocks", [9, 600])
+def test_a_score_that_is_no_number_is_refused(blocks: int, backend: Backend) -> None:
+    q, keys = torch.full((1, 1, 1, 16), torch.nan), torch.ones(1, blocks, 16)
     with using(backend), pytest.raises(FloatingPointError, match="NaN"):
-        select_blocks(q, torch.ones(1, 1, 1), Entries.plain(keys), torch.tensor([[9]]), 2)
+        select_blocks(q, torch.ones(1, 1, 1), Entries.plain(keys), torch.tensor([[blocks]]), 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), topk=st.integers(1, 70), spread=st.sampled_from([1, 3, 1000]))
+def test_the_best_of_a_long_stream_are_those_of_a_sort(seed: int, topk: int, spread: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    # one number wide, so that scores are the keys; few different ones tie by the dozen
+    keys = torch.zeros(1, 1100, 8)
+    keys[..., 0] = torch.randint(0, spread, (1, 1100), generator=generator).float()
+    weights = torch.tensor([-1.0, 1.0])[torch.randint(0, 2, (1,), generator=generator)]
+    q, limit = torch.ones(1, 1, 1, 8), int(torch.randint(1, 1101, (1,), generator=generator))
+    picks = select_blocks(
+        q, weights.view(1, 1, 1), Entries.plain(keys), torch.tensor([[limit]]), topk
+    )
+    expected = naive(weights * keys[0, :, 0].relu(), limit, topk)
+    assert [i for i in picks[0, 0].tolist() if i >= 0] == expected

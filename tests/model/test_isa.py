@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,6 +109,20 @@ def test_bf16_is_no_further_from_fp32_than_the_plain_layers_are(
     assert (steps - exact).abs().mean() <= plain
     # sums in another order fall to the other side of a bf16 step now and then
     assert (whole - steps).abs().mean() <= 0.003 * scale
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_prefill_with_packed_weights_has_the_bits_of_decoded_ones(
+    make_model: Make, build: Isa, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    make(make_model, "even").save_pretrained(tmp_path, format="fp4")
+    ids, logits = ids_of(100), []
+    for weights in ("decoded", "packed"):
+        model = Transformer.from_pretrained(tmp_path, dtype=dtype, weights=weights)
+        with using_isa(build):
+            logits.append(model.streams(ids))
+    assert torch.equal(logits[0], logits[1])
 
 
 @torch.no_grad()

@@ -30,6 +30,39 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= TOLERANCE * b.abs().max())
 
 
+class Margins(Trace):
+    """Remembers the first position whose choice of blocks hangs on rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: int | None = None
+
+    def scored(
+        self,
+        layer: int,
+        scores_BTM: torch.Tensor,
+        limits_BT: torch.Tensor,
+        picks_BTK: torch.Tensor | None,
+    ) -> None:
+        super().scored(layer, scores_BTM, limits_BT, picks_BTK)
+        kept = 0 if picks_BTK is None else picks_BTK.shape[-1]
+        for t, limit in enumerate(limits_BT[0].tolist()):
+            ranked = scores_BTM[0, t, :limit].sort(descending=True).values
+            if (
+                kept
+                and limit > kept
+                and ranked[kept - 1] - ranked[kept] < 1e-5 * ranked.abs().max()
+            ):
+                self.first = t if self.first is None else min(self.first, t)
+
+
+def first_near_tie(model: Transformer, ids: torch.Tensor) -> int | None:
+    """From where on two ways of taking the same sums may choose other blocks; None: nowhere."""
+    margins = Margins()
+    model(ids.unsqueeze(0), trace=margins)
+    return margins.first
+
+
 def random_ids(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (rows, length), generator=torch.Generator().manual_seed(seed))
 
@@ -113,6 +146,17 @@ def test_a_step_after_weights_changed_uses_the_new_ones(make_model: Make) -> Non
 
 
 @torch.no_grad()
+def test_a_step_after_a_small_weight_changed_in_place_uses_its_new_values(make_model: Make) -> None:
+    model, ids = make_model(3).to(torch.bfloat16), random_ids(1, 1)
+    before = model(ids)  # small weights were copied to fp32
+    model.layers[1].attn.q_norm.weight.mul_(1.5)
+    model.layers[0].ffn_norm.weight.mul_(0.5)
+    after = model(ids)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, copy.deepcopy(model)(ids))
+
+
+@torch.no_grad()
 def test_a_rolled_back_step_leaves_no_trace(make_model: Make) -> None:
     model = make_model(7)
     ids = random_ids(1, 200)
@@ -134,6 +178,20 @@ def test_a_call_longer_than_the_internal_chunk_equals_smaller_ones(make_model: M
     state = model.new_state()
     parts = [model(chunk, state) for chunk in ids.split(200, dim=1)]
     assert close(model(ids), torch.cat(parts, dim=1))
+
+
+@pytest.mark.parametrize("backend", [Backend.TORCH, Backend.NATIVE])
+@pytest.mark.parametrize("length", [9, PREFILL_CHUNK + 77])
+@torch.no_grad()
+def test_kept_logits_are_the_last_of_all(make_model: Make, length: int, backend: Backend) -> None:
+    model, ids = make_model(4, num_hidden_layers=2, compress_ratios=(4, 16)), random_ids(1, length)
+    with using(backend):
+        whole = model(ids)
+        for keep in (0, 1, 9, 77, 78, length):
+            kept = model(ids, logits_to_keep=min(keep, length))
+            assert (
+                close(kept, whole[:, length - min(keep, length) :]) if keep else kept.numel() == 0
+            )
 
 
 @loosely
@@ -159,7 +217,8 @@ def test_ragged_rows_equal_single_runs(
             results[row].append(logits[row, :count])
             starts[row] += count
     for row, parts in zip(rows, results, strict=True):
-        assert close(torch.cat(parts), model(row.unsqueeze(0))[0])
+        clear = first_near_tie(model, row)
+        assert close(torch.cat(parts)[:clear], model(row.unsqueeze(0))[0, :clear])
 
 
 @loosely
@@ -276,9 +335,12 @@ def test_bf16_cache_halves_entries_and_stays_near_fp32(make_model: Make) -> None
     model = make_model(10)
     ids = random_ids(1, 70)
     exact, compact = model.new_state(), model.new_state(kv_dtype="bf16")
-    # no equality here: a rounding of fp32 noise can fall to either side of a bf16 step
-    difference = (model(ids, exact) - model(ids, compact)).abs().max()
-    assert 0 < difference <= 0.05 * model(ids).abs().max()
+    # no equality here: a rounding of fp32 noise can fall to either side of a bf16 step, and now and
+    # then a token's experts hang on it
+    expected = model(ids, exact)
+    difference_T = (expected - model(ids, compact))[0].abs().amax(-1)
+    assert difference_T.max() > 0
+    assert difference_T.quantile(0.95) <= 0.05 * expected.abs().max()
     for full, half in zip(exact.layers, compact.layers, strict=True):
         assert 2 * half.window.data.nbytes == full.window.data.nbytes
 

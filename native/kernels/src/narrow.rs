@@ -3,7 +3,7 @@
 use crate::few::{for_vectors, part_evens, sweep, write};
 use crate::keys::{BF16, FP4};
 use crate::matrix::{room, scale, Matrix, Vectors, Work};
-use crate::packing::{store_bf16, BLOCK};
+use crate::packing::{narrow, BLOCK};
 use crate::simd::F16;
 
 pub unsafe fn times_few(m: Matrix, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
@@ -12,15 +12,15 @@ pub unsafe fn times_few(m: Matrix, v: Vectors, outputs: usize, inputs: usize, wo
     let x = room(&mut work.vectors, v.count * pairs);
     for number in 0..v.count {
         let from = std::slice::from_raw_parts(v.x.add(number * v.x_stride), inputs);
-        let to = x[number * pairs..].as_mut_ptr() as *mut u8;
+        let to = x[number * pairs..].as_mut_ptr();
         if m.kind == BF16 {
-            store_bf16(from, to);
+            narrow(from, to);
             continue;
         }
         for (i, part) in from.chunks(BLOCK).enumerate() {
             block.copy_from_slice(part);
             part_evens(&mut block);
-            store_bf16(&block, to.add(2 * BLOCK * i));
+            narrow(&block, to.add(BLOCK / 2 * i));
         }
     }
     let v = Vectors { x: x.as_ptr(), x_stride: pairs, ..v };
@@ -29,6 +29,21 @@ pub unsafe fn times_few(m: Matrix, v: Vectors, outputs: usize, inputs: usize, wo
     } else {
         for_vectors(v, |v| sweep!(v, outputs, |row, R, V| codes::<R, V>(m, v, row, inputs)));
     }
+}
+
+/// A row of E2M1 codes as bf16; false where a scale would take it out of bf16's normal numbers.
+pub unsafe fn decode_row(m: Matrix, row: usize, inputs: usize, out: *mut f32) -> bool {
+    let codes = m.data.add(row * m.row_bytes(inputs));
+    let scales = std::slice::from_raw_parts(m.row_scales::<FP4>(row, inputs), inputs / BLOCK);
+    // sizes are 2^-1 to 6
+    if scales.iter().any(|scale| !(2..=251).contains(scale)) {
+        return false;
+    }
+    for (block, &scale) in scales.iter().enumerate() {
+        let at = block * BLOCK / 2;
+        F16::load_e2m1_scaled(codes.add(at), scale as i16 - 127).store(out.add(at));
+    }
+    true
 }
 
 #[inline(always)]

@@ -1,5 +1,7 @@
 //! Codes of 8 and 4 bits under power-of-two scales; see `kernels/packing.py`.
 
+use crate::simd::F16;
+
 pub const TILE: usize = 64;
 pub const BLOCK: usize = 32;
 const NAN_SCALE: u8 = 255;
@@ -39,6 +41,21 @@ fn to_bf16(x: f32) -> u16 {
 #[inline(always)]
 pub fn round_bf16(x: f32) -> f32 {
     f32::from_bits((to_bf16(x) as u32) << 16)
+}
+
+/// A product's inputs, rounded to bf16.
+pub unsafe fn narrow(values: &[f32], target: *mut f32) {
+    let target = target as *mut u16;
+    let whole = values.len() / 16 * 16;
+    for i in (0..whole).step_by(16) {
+        F16::load(values.as_ptr().add(i)).store_bf16(target.add(i));
+    }
+    if whole < values.len() {
+        let mut rest = [0u16; 16];
+        let left = values.len() - whole;
+        F16::load_part(values.as_ptr().add(whole), left).store_bf16(rest.as_mut_ptr());
+        std::ptr::copy_nonoverlapping(rest.as_ptr(), target.add(whole), left);
+    }
 }
 
 pub unsafe fn store_bf16(values: &[f32], target: *mut u8) {

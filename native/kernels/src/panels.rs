@@ -3,9 +3,11 @@
 //!
 //! A sum runs over the inputs in their order. In bf16 a panel holds pairs of inputs.
 
+#[cfg(target_feature = "avx512bf16")]
+use crate::keys::FP4;
 use crate::keys::{BF16, FP32};
 use crate::matrix::{room, Matrix, Vectors, Work};
-use crate::packing::store_bf16;
+use crate::packing::narrow;
 use crate::simd::{F16, IS_WIDE};
 
 /// Rows to a panel.
@@ -15,14 +17,14 @@ const PANELS: usize = if IS_WIDE { 2 } else { 1 };
 const VECTORS: usize = if IS_WIDE { 8 } else { 6 };
 
 pub unsafe fn times_panels(m: Matrix, v: Vectors, outputs: usize, inputs: usize, work: &mut Work) {
-    let narrow = m.rounds(&v);
-    let steps = if narrow { inputs / 2 } else { inputs };
+    let rounds = m.rounds(&v);
+    let steps = if rounds { inputs / 2 } else { inputs };
     let (mut x, mut x_stride) = (v.x, v.x_stride);
-    if narrow {
+    if rounds {
         let pairs = room(&mut work.vectors, v.count * steps);
         for number in 0..v.count {
             let from = std::slice::from_raw_parts(v.x.add(number * v.x_stride), inputs);
-            store_bf16(from, pairs[number * steps..].as_mut_ptr() as *mut u8);
+            narrow(from, pairs[number * steps..].as_mut_ptr());
         }
         (x, x_stride) = (pairs.as_ptr(), steps);
     }
@@ -33,12 +35,12 @@ pub unsafe fn times_panels(m: Matrix, v: Vectors, outputs: usize, inputs: usize,
             let first = number * PANEL;
             if first < rows {
                 let count = (rows - first).min(PANEL);
-                fill(m, base + first, count, inputs, narrow, &mut work.rows, panel);
+                fill(m, base + first, count, inputs, rounds, &mut work.rows, panel);
             }
         }
         let (out, panels) = (v.out.add(base), panels.as_ptr());
         let v = Vectors { x, x_stride, out, ..v };
-        match (narrow, rows > PANEL) {
+        match (rounds, rows > PANEL) {
             (true, true) => sweep::<true, PANELS>(v, panels, steps, rows),
             (true, false) => sweep::<true, 1>(v, panels, steps, rows),
             (false, true) => sweep::<false, PANELS>(v, panels, steps, rows),
@@ -53,12 +55,12 @@ unsafe fn fill(
     first: usize,
     count: usize,
     inputs: usize,
-    narrow: bool,
+    rounds: bool,
     decoded: &mut Vec<f32>,
     panel: &mut [f32],
 ) {
     let steps = panel.len() / PANEL;
-    let as_it_lies = m.kind == if narrow { BF16 } else { FP32 };
+    let as_it_lies = m.kind == if rounds { BF16 } else { FP32 };
     // sixteen rows, one of zeros, and one on its way to bf16
     let room = room(decoded, (PANEL + 1) * steps + inputs);
     room[PANEL * steps..(PANEL + 1) * steps].fill(0.0);
@@ -68,11 +70,13 @@ unsafe fn fill(
             base.add(PANEL * steps) as *const f32
         } else if as_it_lies {
             m.data.add((first + i) * m.row_bytes(inputs)) as *const f32
-        } else if narrow {
+        } else if rounds && decodes(m, first + i, inputs, base.add(i * steps)) {
+            base.add(i * steps)
+        } else if rounds {
             let wide = base.add((PANEL + 1) * steps);
             m.row(first + i, wide, inputs);
             let wide = std::slice::from_raw_parts(wide, inputs);
-            store_bf16(wide, base.add(i * steps) as *mut u8);
+            narrow(wide, base.add(i * steps));
             base.add(i * steps)
         } else {
             m.row(first + i, base.add(i * steps), inputs);
@@ -80,6 +84,16 @@ unsafe fn fill(
         }
     });
     lay_out(rows, steps, panel.as_mut_ptr());
+}
+
+/// Decodes a row straight to bf16, where there is a way.
+unsafe fn decodes(m: Matrix, row: usize, inputs: usize, out: *mut f32) -> bool {
+    #[cfg(target_feature = "avx512bf16")]
+    if m.kind == FP4 {
+        return crate::narrow::decode_row(m, row, inputs, out);
+    }
+    let _ = (m, row, inputs, out);
+    false
 }
 
 /// Sixteen rows of `steps` 32-bit words as columns, [steps, 16].
@@ -126,8 +140,7 @@ unsafe fn tile<const NARROW: bool, const V: usize, const P: usize>(
     let x: [*const f32; V] = std::array::from_fn(|n| v.x.add((first + n) * v.x_stride));
     let mut acc = [[F16::zero(); P]; V];
     for k in 0..steps {
-        let w: [F16; P] =
-            std::array::from_fn(|p| F16::load(panels.add((p * steps + k) * PANEL)));
+        let w: [F16; P] = std::array::from_fn(|p| F16::load(panels.add((p * steps + k) * PANEL)));
         for (n, sums) in acc.iter_mut().enumerate() {
             let x = F16::splat(*x[n].add(k));
             for (sum, w) in sums.iter_mut().zip(w) {

@@ -57,11 +57,13 @@ unsafe fn norm_rotate_row(a: &NormRotateArgs, row: usize, out: *mut f32) {
     }
     let phase = a.phases.add(row / a.heads % a.tokens * a.rope);
     let tail = out.add(a.width - a.rope);
-    for i in (0..a.rope).step_by(2) {
-        let (cos, sin) = (*phase.add(i), *phase.add(i + 1) * a.direction);
-        let (even, odd) = (*tail.add(i), *tail.add(i + 1));
-        *tail.add(i) = even * cos - odd * sin;
-        *tail.add(i + 1) = even * sin + odd * cos;
+    // an angle's other direction has the same cosine and the negative sine
+    let signs: [f32; 16] = std::array::from_fn(|i| if i % 2 == 0 { 1.0 } else { a.direction });
+    let signs = F16::load(signs.as_ptr());
+    for i in (0..a.rope).step_by(16) {
+        let part = (a.rope - i).min(16);
+        let phases = F16::load_part(phase.add(i), part).mul(signs);
+        F16::load_part(tail.add(i), part).turn(phases).store_part(tail.add(i), part);
     }
 }
 

@@ -1,10 +1,11 @@
 //! Scores of blocks and the choice of the best; see `kernels/select.py`.
 
+use crate::best::{Best, Held};
 use crate::keys::{Keys, BF16, FP32};
 use crate::matrix::room;
-use crate::packing::store_bf16;
+use crate::packing;
 use crate::panels::{lay_out, PANEL};
-use crate::simd::{F16, IS_WIDE};
+use crate::simd::{prefetch, F16, IS_WIDE};
 use crate::threads::{split, Shared};
 
 /// Inputs of one call; shapes as in the reference.
@@ -36,6 +37,9 @@ unsafe impl Sync for SelectArgs {}
 /// query alone is done with a panel while it is still near.
 const STRETCH: usize = 512;
 const SHORT: usize = 64;
+/// Keys that are fetched so far ahead of their use, in lines of so many bytes.
+const AHEAD: usize = 32;
+const LINE: usize = 64;
 /// Queries that pass over a stretch together, so that few panels at a time are in use.
 const QUERIES: usize = 16;
 /// Heads and panels of a tile: its sums fill the registers.
@@ -49,6 +53,8 @@ pub struct Work {
     panels: Vec<f32>,
     rows: Vec<f32>,
     scores: Vec<f32>,
+    held: Vec<f32>,
+    blocks: Vec<i32>,
 }
 
 /// Fills `picks` ([B, T, topk], -1 behind the last). Returns false if a score was no number.
@@ -85,10 +91,21 @@ pub unsafe fn select_run(
         let count = (end - begin) * a.heads;
         let pairs = room(&mut work.queries, count * steps);
         let wide = std::slice::from_raw_parts(q, count * a.width);
-        store_bf16(wide, pairs.as_mut_ptr() as *mut u8);
+        packing::narrow(wide, pairs.as_mut_ptr());
         q = pairs.as_ptr();
     }
     let mut best: Vec<Best> = (begin..end).map(|_| Best::new(a.topk)).collect();
+    let places = Best::places(a.topk);
+    let held = room(&mut work.held, (end - begin) * places).as_mut_ptr();
+    work.blocks.resize(work.blocks.len().max((end - begin) * places), 0);
+    let blocks = work.blocks.as_mut_ptr();
+    let held = |t: usize| {
+        let at = (t - begin) * places;
+        Held {
+            scores: std::slice::from_raw_parts_mut(held.add(at), places),
+            blocks: std::slice::from_raw_parts_mut(blocks.add(at), places),
+        }
+    };
     let stretch = if end - begin == 1 { SHORT } else { STRETCH };
     let panels = room(&mut work.panels, stretch * steps).as_mut_ptr();
     let scores = room(&mut work.scores, QUERIES * stretch);
@@ -96,7 +113,14 @@ pub unsafe fn select_run(
         let count = stretch.min(most - base);
         for panel in 0..stretch.min(count.next_multiple_of(PANELS * PANEL)) / PANEL {
             let first = base + panel * PANEL;
-            fill(keys, first, base + count, narrow, &mut work.rows, panels.add(panel * PANEL * steps));
+            fill(
+                keys,
+                first,
+                base + count,
+                narrow,
+                &mut work.rows,
+                panels.add(panel * PANEL * steps),
+            );
         }
         for first in (begin..end).step_by(QUERIES) {
             let run = first..end.min(first + QUERIES);
@@ -115,13 +139,14 @@ pub unsafe fn select_run(
                 }
             }
             for t in run {
-                best[t - begin].take(&scores[(t - first) * stretch..][..seen(t)], base);
+                let scores = &scores[(t - first) * stretch..][..seen(t)];
+                best[t - begin].take(held(t), scores, base);
             }
         }
     }
     let mut sound = true;
     for (t, best) in (begin..end).zip(best) {
-        sound &= best.write(out.add((row * a.tokens + t) * a.topk));
+        sound &= best.write(held(t), out.add((row * a.tokens + t) * a.topk));
     }
     sound
 }
@@ -140,6 +165,9 @@ unsafe fn fill(
     let as_it_lies = keys.kind == if narrow { BF16 } else { FP32 };
     let rows = std::array::from_fn(|i| {
         let key = keys.at((first + i).min(end - 1));
+        // the rows are read side by side, in which order no processor foresees what comes next
+        let ahead = keys.at(first + i + AHEAD).bytes();
+        (0..keys.code_bytes()).step_by(LINE).for_each(|at| prefetch(ahead.wrapping_add(at)));
         if as_it_lies {
             return key.bytes() as *const f32;
         }
@@ -200,82 +228,4 @@ unsafe fn add_heads<const NARROW: bool, const H: usize>(
             *sum = sum.fma(weight, F16::zero().max(dot));
         }
     }
-}
-
-/// The best of a stream of scores that comes in block order.
-pub struct Best {
-    topk: usize,
-    bar: f32,
-    full: bool,
-    sound: bool,
-    /// Rank then block: ascending order is score descending, then lowest block.
-    held: Vec<u64>,
-}
-
-impl Best {
-    pub fn new(topk: usize) -> Best {
-        let held = Vec::with_capacity(2 * topk + 64);
-        Best { topk, bar: f32::NEG_INFINITY, full: false, sound: true, held }
-    }
-
-    /// Scores of blocks `base`, `base + 1`, ...
-    pub fn take(&mut self, scores: &[f32], base: usize) {
-        let whole = scores.len() / 16 * 16;
-        for at in (0..whole).step_by(16) {
-            let lanes = unsafe { F16::load(scores.as_ptr().add(at)) };
-            // before the bar stands, everything enters
-            let mut enters =
-                if self.full { lanes.not_at_most(F16::splat(self.bar)) } else { 0xffff };
-            while enters != 0 {
-                let lane = enters.trailing_zeros() as usize;
-                enters &= enters - 1;
-                self.push(scores[at + lane], base + at + lane);
-            }
-        }
-        for (i, &score) in scores.iter().enumerate().skip(whole) {
-            if !self.full || !(score <= self.bar) {
-                self.push(score, base + i);
-            }
-        }
-    }
-
-    fn push(&mut self, score: f32, block: usize) {
-        self.sound &= !score.is_nan();
-        self.held.push((rank(score) as u64) << 32 | block as u64);
-        if self.held.len() == self.held.capacity() {
-            self.trim();
-        }
-    }
-
-    /// Keeps the `topk` best. A later block needs a score above the bar: an equal one loses.
-    fn trim(&mut self) {
-        if self.held.len() >= self.topk {
-            let (_, last, _) = self.held.select_nth_unstable(self.topk - 1);
-            self.bar = score_of((*last >> 32) as u32);
-            self.held.truncate(self.topk);
-            self.full = true;
-        }
-    }
-
-    /// Writes the chosen blocks, ascending, then -1. False if any score was no number.
-    pub unsafe fn write(mut self, out: *mut i32) -> bool {
-        self.trim();
-        let mut blocks: Vec<i32> = self.held.iter().map(|&x| x as u32 as i32).collect();
-        blocks.sort_unstable();
-        for i in 0..self.topk {
-            *out.add(i) = blocks.get(i).copied().unwrap_or(-1);
-        }
-        self.sound
-    }
-}
-
-/// Ascending for descending scores; both zeros are one.
-fn rank(score: f32) -> u32 {
-    let bits = (score + 0.0).to_bits();
-    !(if bits >> 31 == 1 { !bits } else { bits | 1 << 31 })
-}
-
-fn score_of(rank: u32) -> f32 {
-    let bits = !rank;
-    f32::from_bits(if bits >> 31 == 1 { bits & !(1 << 31) } else { !bits })
 }

@@ -7,8 +7,10 @@
 //! than `FEW` tokens are cut. Calls of up to `FEW` have the bits of single tokens.
 
 mod attention;
+mod clock;
 mod feed;
 mod piece;
+mod scratch;
 
 use crate::matrix::{Matrix, FEW};
 use crate::pool::CompressorArgs;
@@ -75,6 +77,8 @@ pub struct StepArgs {
     /// The streams behind the last layer, [count, streams, width].
     pub out: *mut f32,
     pub tokens: *const i64,
+    /// Where the seconds of each `clock::Part` are added up, or null.
+    pub seconds: *mut f64,
     pub count: usize,
     pub position: usize,
     pub num_layers: usize,

@@ -17,7 +17,7 @@ from baleen.kernels.backend import Backend, preferred
 from baleen.kernels.isa import Isa, current, path_of
 from baleen.kernels.kind import Kind
 
-INTERFACE = 7
+INTERFACE = 9
 KINDS = {Kind.FP32: 0, Kind.BF16: 1, Kind.FP8: 2, Kind.FP4: 3}
 """Numbers of the forms of cached entries."""
 VECTOR = 8
@@ -40,6 +40,7 @@ class AttendArgs(ctypes.Structure):
         "q sinks ring kv starts blocks limits picks out",
         "batch tokens heads width window topk kind rope page starts_stride limits_stride"
         " ring_stride blocks_stride threads kv_kind",
+        switches="narrow",
     )
 
 
@@ -146,7 +147,7 @@ class StepArgs(ctypes.Structure):
         ("embedding", Matrix),
         ("join", JoinArgs),
         *_fields(
-            "out tokens",
+            "out tokens seconds",
             "count position num_layers width streams iterations heads head_width rope q_rank"
             " groups group_rank window index_heads index_width topk experts experts_per_token"
             " expert_width shared_width kind threads",

@@ -33,7 +33,7 @@ def product(x_LI: Tensor, data_OI: Tensor, scales: Tensor | None) -> Tensor:
         out = grouped_product(flat, [len(flat)], data_OI.unsqueeze(0), scales.unsqueeze(0))
     else:
         out = _times(flat, data_OI, scales)
-    return out.view(*x_LI.shape[:-1], -1)
+    return out.view(*x_LI.shape[:-1], out.shape[-1])
 
 
 def grouped_product(

@@ -1,8 +1,10 @@
-"""A few tokens of one sequence through the network in a single native call.
+"""Tokens of one sequence through the network in a single native call.
 
-At batch 1 a small model's layers take microseconds and Python's way between them takes longer. The
-native form runs the same kernels in the order of `transformer.py`, on the same weights and state.
-Tokens that come together give the bits that they would have given one by one.
+A small model's layers take microseconds and Python's way between them takes longer; with many
+tokens it is the way of numbers to memory and back between one operation and the next. The native
+form runs the same operations in the order of `transformer.py`, on the same weights and state.
+Up to 16 tokens that come together give the bits that they would have given one by one; longer calls
+have bits of their own, however they are cut and whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 _version_of = attrgetter("_version")
 
+PARTS = ("streams", "project", "compress", "select", "attend", "experts")
+"""What the native form can tell the time of; `select` is the indexer's queries, scan and choice."""
+
 
 class Decoder:
     """Holds the addresses of a model's weights between steps, and checks them at each.
@@ -52,13 +57,18 @@ class Decoder:
         self._model = ref(model)  # the model owns this
         self._drafts = drafts
         self._seen: list[int] = []
+        """Where the weights lay, and the versions of those that were copied."""
         self._watched: list[tuple[Any, ...]] = []
         """Where each weight hangs: the modules' dictionaries, and the names in them; walking the
         modules takes longer than a layer."""
         self._layers: ctypes.Array[LayerArgs] | None = None
         self._args = StepArgs()
+        self.seconds: ctypes.Array[ctypes.c_double] | None = None
+        """If given, the seconds of each of `PARTS` are added up here."""
         self._kept: list[Tensor] = []
-        """fp32 copies of small weights that are stored otherwise; the addresses point here."""
+        """fp32 forms of small weights; the addresses point here."""
+        self._copied: list[Tensor] = []
+        """Weights of which `_kept` holds a copy, so that a change of theirs has to be noticed."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> Decoder:
         model = self._model()
@@ -97,6 +107,7 @@ class Decoder:
         ids_BT = ids_BT.contiguous()
         args.tokens, args.count, args.position = ids_BT.data_ptr(), count, position
         args.threads = torch.get_num_threads()
+        args.seconds = None if self.seconds is None else ctypes.addressof(self.seconds)
         out = torch.empty(1, count, model.config.hc_mult, model.config.hidden_size)
         args.out = out.data_ptr()
         if streams_BTNd is not None:
@@ -129,11 +140,13 @@ class Decoder:
             self._watched = list(zip(*places, strict=True))
         # some hundred weights at each token: mapped, since a loop takes twice as long
         weights: list[Tensor] = list(map(getitem, *self._watched))
-        seen = [*map(Tensor.data_ptr, weights), *map(_version_of, weights)]
+        seen = [*map(Tensor.data_ptr, weights), *map(_version_of, self._copied)]
         if seen != self._seen:
-            self._seen, self._layers, self._kept = seen, None, []
+            self._layers, self._kept, self._copied = None, [], []
             if _suits(model, self._blocks(model)):
                 self._describe(model)
+            copied = map(_version_of, self._copied)
+            self._seen = [*map(Tensor.data_ptr, weights), *copied]
         return self._layers is not None and self._untouched(model)
 
     def _blocks(self, model: Transformer) -> list[Block]:
@@ -225,6 +238,8 @@ class Decoder:
         """Where a weight lies as fp32."""
         plain = weight.detach().float().contiguous()
         self._kept.append(plain)
+        if plain.data_ptr() != weight.data_ptr():
+            self._copied.append(weight)
         return plain.data_ptr()
 
 

@@ -198,16 +198,13 @@ class Transformer(nn.Module):
             UsageError: ids, mask or room do not fit; nothing has changed then.
         """
         if attention_mask is None:
-            hidden = self.hidden(ids_BT, state, counts_B, trace)
-        else:
-            if counts_B is not None:
-                raise UsageError("give counts_B or attention_mask, not both")
-            padding = Padding.of(attention_mask, ids_BT)
-            moved = self.hidden(padding.to_left(ids_BT), state, padding.counts_B, trace)
-            hidden = padding.back(moved)
-        if logits_to_keep is not None:
-            hidden = hidden[:, hidden.shape[1] - logits_to_keep :]
-        return self.logits(hidden)
+            return self.logits(self.hidden(ids_BT, state, counts_B, trace, logits_to_keep))
+        if counts_B is not None:
+            raise UsageError("give counts_B or attention_mask, not both")
+        padding = Padding.of(attention_mask, ids_BT)
+        moved = self.hidden(padding.to_left(ids_BT), state, padding.counts_B, trace)
+        hidden = padding.back(moved)
+        return self.logits(hidden if logits_to_keep is None else hidden[:, -logits_to_keep:])
 
     def without_mtp(self) -> Transformer:
         """Drops the MTP block, here and in the configuration; returns the model."""
@@ -227,15 +224,23 @@ class Transformer(nn.Module):
         state: State | None = None,
         counts_B: Tensor | None = None,
         trace: Trace | None = None,
+        keep: int | None = None,
     ) -> Tensor:
-        """The normalised vectors [B, T, d] that the head turns into logits; see `forward`."""
-        state = self._prepare(ids_BT, state)
-        if torch.is_grad_enabled() or trace is not None or ids_BT.shape[1] <= PREFILL_CHUNK:
-            return self.readout(self._chunk(ids_BT, state, counts_B, trace))
+        """The normalised vectors [B, T or keep, d] that the head turns into logits; see `forward`.
+
+        `keep` keeps the last so many columns, and spares the read-out of the others.
+        """
+        state, tokens = self._prepare(ids_BT, state), ids_BT.shape[1]
+        skipped = 0 if keep is None else max(0, tokens - keep)
+        if torch.is_grad_enabled() or trace is not None or tokens <= PREFILL_CHUNK:
+            streams = self._chunk(ids_BT, state, counts_B, trace)
+            return self.readout(streams[:, skipped:] if skipped else streams)
         outputs, start = [], 0
         for ids in ids_BT.split(PREFILL_CHUNK, dim=1):
             counts = None if counts_B is None else (counts_B - start).clamp(0, ids.shape[1])
-            outputs.append(self.readout(self._chunk(ids, state, counts, None)))
+            streams = self._chunk(ids, state, counts, None)
+            if start + ids.shape[1] >= skipped:
+                outputs.append(self.readout(streams[:, max(0, skipped - start) :]))
             start += ids.shape[1]
         return torch.cat(outputs, dim=1)
 

@@ -60,12 +60,7 @@ impl F8 {
         let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), nibble);
         let high = _mm_shuffle_epi8(units, high);
         let wide = |eight| F8(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight)));
-        [
-            wide(low),
-            wide(_mm_srli_si128::<8>(low)),
-            wide(high),
-            wide(_mm_srli_si128::<8>(high)),
-        ]
+        [wide(low), wide(_mm_srli_si128::<8>(low)), wide(high), wide(_mm_srli_si128::<8>(high))]
     }
     /// 32 E4M3 codes in units of `E4M3_BLOCK_UNIT`: a code's bits, moved up, are those of a
     /// 16-bit float 2^8 too small.
@@ -77,10 +72,7 @@ impl F8 {
             let moved = _mm256_srai_epi16::<1>(_mm256_slli_epi16::<8>(codes));
             let bits = _mm256_and_si256(moved, _mm256_set1_epi16(0xbfffu16 as i16));
             let high = _mm256_extracti128_si256::<1>(bits);
-            [
-                F8(_mm256_cvtph_ps(_mm256_castsi256_si128(bits))),
-                F8(_mm256_cvtph_ps(high)),
-            ]
+            [F8(_mm256_cvtph_ps(_mm256_castsi256_si128(bits))), F8(_mm256_cvtph_ps(high))]
         };
         let (low, high) = (half(0), half(16));
         [low[0], low[1], high[0], high[1]]
@@ -161,6 +153,15 @@ impl F8 {
     pub fn kept_above(self, x: F8, bound: F8) -> F8 {
         unsafe { F8(_mm256_and_ps(self.0, _mm256_cmp_ps::<_CMP_NLE_UQ>(x.0, bound.0))) }
     }
+    /// Pairs of lanes turned by angles of which `phases` holds cosine and sine.
+    #[inline(always)]
+    pub fn turn(self, phases: F8) -> F8 {
+        unsafe {
+            let (cos, sin) = (_mm256_moveldup_ps(phases.0), _mm256_movehdup_ps(phases.0));
+            let swapped = _mm256_permute_ps::<0xb1>(self.0);
+            F8(_mm256_fmaddsub_ps(self.0, cos, _mm256_mul_ps(swapped, sin)))
+        }
+    }
     /// Columns of eight rows.
     #[inline(always)]
     pub fn transpose(rows: [F8; 8]) -> [F8; 8] {
@@ -194,10 +195,7 @@ impl F8 {
         unsafe {
             let bits = _mm256_castps_si256(self.0);
             let high = _mm256_and_si256(bits, _mm256_set1_epi32(0xffff_0000u32 as i32));
-            [
-                F8(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))),
-                F8(_mm256_castsi256_ps(high)),
-            ]
+            [F8(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))), F8(_mm256_castsi256_ps(high))]
         }
     }
 }

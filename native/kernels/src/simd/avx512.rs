@@ -11,6 +11,24 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
+/// bf16 numbers of E2M1 codes in the low four bits of each half lane.
+#[inline(always)]
+unsafe fn e2m1_values(codes: __m512i) -> __m512i {
+    const fn table() -> [u16; 32] {
+        // 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, twice: an index has five bits
+        const SIZES: [u16; 8] = [0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0];
+        let mut values = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            values[i] = SIZES[i % 8] | ((i / 8 % 2) as u16) << 15;
+            i += 1;
+        }
+        values
+    }
+    const TABLE: [u16; 32] = table();
+    _mm512_permutexvar_epi16(codes, _mm512_loadu_si512(TABLE.as_ptr() as *const __m512i))
+}
+
 impl F16 {
     #[inline(always)]
     pub fn splat(x: f32) -> F16 {
@@ -58,26 +76,28 @@ impl F16 {
     /// 32 E2M1 codes as pairs of bf16, the 16 low nibbles first.
     #[inline(always)]
     pub unsafe fn load_e2m1_pairs(p: *const u8) -> F16 {
-        const fn table() -> [u16; 32] {
-            // 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, twice: an index has five bits
-            const SIZES: [u16; 8] =
-                [0, 0x3f00, 0x3f80, 0x3fc0, 0x4000, 0x4040, 0x4080, 0x40c0];
-            let mut values = [0; 32];
-            let mut i = 0;
-            while i < 32 {
-                values[i] = SIZES[i % 8] | ((i / 8 % 2) as u16) << 15;
-                i += 1;
-            }
-            values
-        }
-        const TABLE: [u16; 32] = table();
         let bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128(p as *const __m128i));
-        let both = _mm512_inserti64x4::<1>(
-            _mm512_castsi256_si512(bytes),
-            _mm256_srli_epi16::<4>(bytes),
-        );
-        let table = _mm512_loadu_si512(TABLE.as_ptr() as *const __m512i);
-        F16(_mm512_castsi512_ps(_mm512_permutexvar_epi16(both, table)))
+        let both =
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(bytes), _mm256_srli_epi16::<4>(bytes));
+        F16(_mm512_castsi512_ps(e2m1_values(both)))
+    }
+    /// 32 E2M1 codes in their order as pairs of bf16, times 2^power; the results are normal numbers.
+    #[inline(always)]
+    pub unsafe fn load_e2m1_scaled(p: *const u8, power: i16) -> F16 {
+        let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p as *const __m128i));
+        // the high nibble, the odd input, goes into the upper half of each lane
+        let both = _mm512_or_si512(bytes, _mm512_slli_epi32::<12>(bytes));
+        let values = e2m1_values(both);
+        let sizes = _mm512_set1_epi16(0x7fff);
+        let alive = _mm512_test_epi16_mask(values, sizes);
+        let scale = _mm512_set1_epi16(power << 7);
+        F16(_mm512_castsi512_ps(_mm512_mask_add_epi16(values, alive, values, scale)))
+    }
+    /// Rounded to bf16, as the processor's products take it: what is below 2^-126 becomes 0.
+    #[inline(always)]
+    pub unsafe fn store_bf16(self, p: *mut u16) {
+        let rounded: __m256i = core::mem::transmute(_mm512_cvtneps_pbh(self.0));
+        _mm256_storeu_si256(p as *mut __m256i, rounded)
     }
     #[inline(always)]
     pub unsafe fn store(self, p: *mut f32) {
@@ -162,6 +182,15 @@ impl F16 {
     pub fn not_at_most(self, o: F16) -> u32 {
         unsafe { _mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, o.0) as u32 }
     }
+    /// Pairs of lanes turned by angles of which `phases` holds cosine and sine.
+    #[inline(always)]
+    pub fn turn(self, phases: F16) -> F16 {
+        unsafe {
+            let (cos, sin) = (_mm512_moveldup_ps(phases.0), _mm512_movehdup_ps(phases.0));
+            let swapped = _mm512_permute_ps::<0xb1>(self.0);
+            F16(_mm512_fmaddsub_ps(self.0, cos, _mm512_mul_ps(swapped, sin)))
+        }
+    }
     /// The sums of sixteen vectors' lanes, each always in the same order.
     #[inline(always)]
     pub fn all_sums(v: [F16; 16]) -> F16 {
@@ -182,6 +211,19 @@ impl F16 {
             };
             F16(halves(halves(four(0), four(4)), halves(four(8), four(12))))
         }
+    }
+    /// The whole numbers from `first` on, as the bits of lanes.
+    #[inline(always)]
+    pub fn counting(first: i32) -> F16 {
+        unsafe {
+            let all = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            F16(_mm512_castsi512_ps(_mm512_add_epi32(all, _mm512_set1_epi32(first))))
+        }
+    }
+    /// Puts the lanes that `mask` names one behind the other; writes a whole vector.
+    #[inline(always)]
+    pub unsafe fn pack(self, mask: u32, p: *mut f32) {
+        _mm512_storeu_ps(p, _mm512_maskz_compress_ps(mask as __mmask16, self.0));
     }
     /// Columns of sixteen rows.
     #[inline(always)]

@@ -25,6 +25,18 @@ pub use plain::F8;
 /// Whether F16 is one register, of which there are 32 then.
 pub const IS_WIDE: bool = cfg!(target_feature = "avx512bf16");
 
+/// Has the processor fetch what will be read soon. Any address may be given.
+#[inline(always)]
+pub fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(p as *const i8);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Functions of lanes, alike for every width.
 macro_rules! functions {
     ($lanes:ident, $count:literal) => {

@@ -45,6 +45,12 @@ impl F16 {
     pub unsafe fn load_e4m3(p: *const u8) -> F16 {
         F16(F8::load_e4m3(p), F8::load_e4m3(p.add(8)))
     }
+    /// Rounded to bf16.
+    #[inline(always)]
+    pub unsafe fn store_bf16(self, p: *mut u16) {
+        let numbers = self.to_array();
+        crate::packing::store_bf16(&numbers, p as *mut u8);
+    }
     #[inline(always)]
     pub unsafe fn store(self, p: *mut f32) {
         self.0.store(p);
@@ -121,6 +127,11 @@ impl F16 {
     pub fn not_at_most(self, o: F16) -> u32 {
         self.0.not_at_most(o.0) | self.1.not_at_most(o.1) << 8
     }
+    /// Pairs of lanes turned by angles of which `phases` holds cosine and sine.
+    #[inline(always)]
+    pub fn turn(self, phases: F16) -> F16 {
+        F16(self.0.turn(phases.0), self.1.turn(phases.1))
+    }
     /// The sums of sixteen vectors' lanes, each always in the same order.
     #[inline(always)]
     pub fn all_sums(v: [F16; 16]) -> F16 {
@@ -131,13 +142,33 @@ impl F16 {
         }
         unsafe { F16::load(out.as_ptr()) }
     }
+    /// The whole numbers from `first` on, as the bits of lanes.
+    #[inline(always)]
+    pub fn counting(first: i32) -> F16 {
+        let lanes: [i32; 16] = core::array::from_fn(|lane| first + lane as i32);
+        unsafe { F16::load(lanes.as_ptr() as *const f32) }
+    }
+    /// Puts the lanes that `mask` names one behind the other; may write a whole vector.
+    #[inline(always)]
+    pub unsafe fn pack(self, mut mask: u32, mut p: *mut f32) {
+        let lanes = self.to_array();
+        while mask != 0 {
+            *p = lanes[mask.trailing_zeros() as usize];
+            p = p.add(1);
+            mask &= mask - 1;
+        }
+    }
     /// Columns of sixteen rows.
     #[inline(always)]
     pub fn transpose(rows: [F16; 16]) -> [F16; 16] {
         let part = |first: usize, high: bool| {
             F8::transpose(core::array::from_fn(|i| {
                 let row = rows[first + i];
-                if high { row.1 } else { row.0 }
+                if high {
+                    row.1
+                } else {
+                    row.0
+                }
             }))
         };
         let (a, b, c, d) = (part(0, false), part(8, false), part(0, true), part(8, true));

@@ -118,6 +118,14 @@ impl F8 {
         F8(core::array::from_fn(|i| if x.0[i] <= bound.0[i] { 0.0 } else { self.0[i] }))
     }
     #[inline(always)]
+    pub fn turn(self, phases: F8) -> F8 {
+        F8(core::array::from_fn(|i| {
+            let (cos, sin) = (phases.0[i & !1], phases.0[i | 1]);
+            let sin = if i % 2 == 0 { -sin } else { sin };
+            self.0[i] * cos + self.0[i ^ 1] * sin
+        }))
+    }
+    #[inline(always)]
     pub fn transpose(rows: [F8; 8]) -> [F8; 8] {
         core::array::from_fn(|i| F8(core::array::from_fn(|j| rows[j].0[i])))
     }

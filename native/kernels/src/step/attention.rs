@@ -1,6 +1,8 @@
 //! Attention of a run of tokens: window and blocks, the choice among them, and what it leaves.
 
-use super::piece::{normalize, ring_of, Member, Scratch};
+use super::clock::Part;
+use super::piece::{normalize, ring_of, Member};
+use super::scratch::Scratch;
 use super::LayerArgs;
 use crate::attend::{attend_run, AttendArgs};
 use crate::keys::{Keys, FP4, FP8};
@@ -24,6 +26,7 @@ pub unsafe fn attention(m: &Member, layer: &LayerArgs, s: &mut Scratch) {
     times(layer.wkv, &s.input, &mut s.kv, c, d, &mut s.work);
     turn(m, &mut s.kv, layer.kv_norm, &s.phases[phases].1, c, a.norm_eps, 1.0);
     keep_latents(m, s);
+    m.lap(Part::Project);
     if layer.compressor.exists() {
         let out = m.latents.get().add(m.begin * layer.compressor.taken());
         layer.compressor.project(m.vectors(&s.input, &mut [], 0, d), out, d, &mut s.work);
@@ -33,13 +36,16 @@ pub unsafe fn attention(m: &Member, layer: &LayerArgs, s: &mut Scratch) {
         let out = m.keys.get().add(m.begin * layer.indexer.taken());
         layer.indexer.project(m.vectors(&s.input, &mut [], 0, d), out, d, &mut s.work);
         chooses = (m.position() + m.count) / layer.indexer.ratio > a.topk;
+        m.lap(Part::Compress);
         if chooses {
             index_queries(m, layer, s, phases);
         }
+        m.lap(Part::Select);
     }
     m.wait(); // for everyone's projections
     compress(m, layer);
     m.wait(); // for the blocks
+    m.lap(Part::Compress);
     if layer.compressor.exists() {
         for (t, limit) in s.limits.iter_mut().enumerate() {
             *limit = ((m.position() + t + 1) / layer.compressor.ratio) as i64;
@@ -47,9 +53,11 @@ pub unsafe fn attention(m: &Member, layer: &LayerArgs, s: &mut Scratch) {
     }
     if chooses {
         choose(m, layer, s);
+        m.lap(Part::Select);
     }
     attend_all(m, layer, s, chooses);
     m.wait(); // until nobody reads the ring any more
+    m.lap(Part::Attend);
     fill_ring(m, layer);
     turn(m, &mut s.mixed, null(), &s.phases[phases].1, c, -1.0, -1.0);
     let (group, rank) = (a.heads * c / a.groups, a.groups * a.group_rank);
@@ -66,6 +74,7 @@ pub unsafe fn attention(m: &Member, layer: &LayerArgs, s: &mut Scratch) {
         layer.wo_a.from(g * a.group_rank, group).times(v, a.group_rank, group, &mut s.work);
     }
     times(layer.wo_b, &s.grouped, &mut s.output, d, rank, &mut s.work);
+    m.lap(Part::Project);
 }
 
 /// Which of the scratch's phases are this layer's; layers of a kind share them.
@@ -215,6 +224,7 @@ unsafe fn attend_all(m: &Member, layer: &LayerArgs, s: &mut Scratch, chosen: boo
         blocks_stride: 0,
         threads: 1,
         kv_kind: m.kv_kind(),
+        narrow: a.narrow,
     };
     attend_run(&args, 0, m.begin, m.begin + m.count, &mut s.attend, args.out);
 }

@@ -1,6 +1,7 @@
 //! Routed and shared experts of a run of tokens.
 
-use super::piece::{Member, Scratch};
+use super::piece::Member;
+use super::scratch::Scratch;
 use super::LayerArgs;
 use crate::matrix::{room, Matrix};
 use crate::rows::{gate, GateArgs};
