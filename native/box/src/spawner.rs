@@ -27,7 +27,7 @@ pub struct Spawner {
 
 impl Spawner {
     /// Forks the spawner, which joins `group` on its own time and then waits to be confined.
-    /// Once it can run commands it takes `turns`.
+    /// When it is to be confined it takes `turns`.
     pub fn start(group: Option<&Group>, turns: Option<Turns>) -> Res<Spawner> {
         let (ours, theirs) = stream_pair()?;
         match fork_child()? {
@@ -91,13 +91,13 @@ fn main(socket: &OwnedFd, group: Option<&Group>, turns: Option<Turns>) -> i32 {
         return 1;
     }
     let Ok((request, mut fds)) = receive(socket) else { return 0 };
+    turns.iter().for_each(turns::take);
     let userns = fds.pop();
     let confined = std::env::set_current_dir("/")
         .named("chdir /")
         .and_then(|()| confine(userns.as_ref(), request.get("rlimits").list()))
         .and_then(|()| if request.get("fence").bool() { landlock::restrict() } else { Ok(()) });
     drop(userns);
-    turns.iter().for_each(turns::take);
     if report(socket, confined) { serve(socket) } else { 1 }
 }
 

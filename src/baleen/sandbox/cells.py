@@ -38,7 +38,10 @@ UNCLAIMED_LINK = "log.unclaimed"
 """How a box's link to its log is called until somebody owns it: to rename it takes no time."""
 
 LAST_SWEEP_S = 2.0
-LAUNCHER_TRIES = 5
+LAUNCHER_TRIES = 10
+"""Something may kill launchers as fast as they start; on a busy host a start takes a while."""
+
+CELL_TRIES = 3
 
 FIRST_ID = 0x7000_0000
 """Host ids of boxes begin above what users, services and other container tools take."""
@@ -202,7 +205,7 @@ class Cells:
             socket.unlink(missing_ok=True)  # of an attempt before
             return launcher.create(launch)
 
-        for tries_left in reversed(range(LAUNCHER_TRIES)):
+        for tries_left in reversed(range(CELL_TRIES)):
             answer = await self._with_launcher(create)
             self._alive[cell_id] = answer["pid"], answer["groups"]
             try:

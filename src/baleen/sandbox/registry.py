@@ -422,6 +422,7 @@ class Registry:
         except SandboxError:
             if log is not None:
                 log.close()
+            self._cells.sweep_log(folder.name)
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
         box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
