@@ -161,7 +161,7 @@ def boot(image: Path, memory_mb: int) -> int:
             *("-kernel", kernel, "-initrd", initrd, "-serial", "stdio"),
             *("-drive", f"file={image},format=raw,if=virtio,cache=unsafe"),
             "-append",
-            "console=ttyS0 root=/dev/vda rw quiet panic=-1 init=/sbin/guest-check",
+            "console=ttyS0 root=/dev/vda rw quiet panic=-1 no_timer_check init=/sbin/guest-check",
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
