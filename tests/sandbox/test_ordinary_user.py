@@ -116,6 +116,7 @@ def run_as_user(
                 "-q",
                 "-p",
                 "no:cacheprovider",
+                f"--confcutdir={TESTS}",
                 "--basetemp",
                 str(home / "t"),
                 "-c",

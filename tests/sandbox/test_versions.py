@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,3 +82,26 @@ async def test_an_edge_of_another_version_without_boxes_is_replaced(
         assert (await made.run(["echo", "new"])).text == "new\n"
     assert edge_pid(host.root) != edge
     wait_until(lambda: not is_alive(edge))
+
+
+async def test_an_edge_that_is_told_to_go_leaves_every_request_to_the_next(host: Home) -> None:
+    """What its clients ask while it goes is neither lost nor done by both."""
+    box = await Sandbox.create()
+    for number in range(4):
+        edge = edge_pid(host.root)
+        assert edge is not None
+        commands = [
+            asyncio.create_task(box.run(["sh", "-c", f"echo {number}-{n} >> /tmp/n; sleep 0.05"]))
+            for n in range(6)
+        ]
+        makings = [asyncio.create_task(Sandbox.create()) for _ in range(3)]
+        await asyncio.sleep(0.01 * number)
+        os.kill(edge, signal.SIGTERM)
+        assert {result.exit_code for result in await asyncio.gather(*commands)} == {0}
+        for made in await asyncio.gather(*makings):
+            assert (await made.run(["echo", "lives"])).text == "lives\n"
+            await made.close()
+        wait_until(lambda edge=edge: not is_alive(edge))
+    said = (await box.run(["cat", "/tmp/n"])).text.split()
+    assert sorted(said) == sorted(f"{number}-{n}" for number in range(4) for n in range(6))
+    await box.close()

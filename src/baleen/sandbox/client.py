@@ -119,7 +119,11 @@ class EdgeClient:
                 sock = await self._reach()
                 await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
             self._link = link
-            await self._greet()
+            try:
+                await self._greet()
+            except BaseException:
+                link.close()  # nothing more may be asked of an edge that is none of ours
+                raise
             for hold in self._holds.values():
                 link.send({"id": 0, "do": "attach", **hold})
 

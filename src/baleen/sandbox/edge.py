@@ -101,6 +101,7 @@ class Edge:
             self._home.socket.unlink(missing_ok=True)
             self._home.pid_file.unlink(missing_ok=True)
             listener.close()
+            server.hang_up()
             await registry.stop()
             registry.groups.release()
 

@@ -44,7 +44,7 @@ def make_job(
         "argv": words,
         "timeout_ms": _timeout_ms(timeout_s),
         "cwd": None if cwd is None else _word("cwd", cwd),
-        "env": {_name(name): _word(f"env[{name!r}]", value) for name, value in (env or {}).items()},
+        "env": {_name(name): _variable(name, value) for name, value in (env or {}).items()},
         "stdin": None if stdin is None else _input(stdin),
         "user": None if user is None else _user(user),
         "max_output": _max_output(max_output_bytes),
@@ -91,10 +91,16 @@ def _has_surrogates(text: str) -> bool:
 
 
 def _name(name: str) -> str:
-    is_fit = isinstance(name, str) and name and not set(name) & {"=", "\0"}
-    if not is_fit or _has_surrogates(name):
+    is_fit = isinstance(name, str) and name and "=" not in name and "\0" not in name
+    if not is_fit or (not name.isascii() and _has_surrogates(name)):
         raise UsageError(f"env: {name!r} cannot be a variable's name")
     return name
+
+
+def _variable(name: str, value: str | bytes) -> str | bytes:
+    if isinstance(value, str) and value.isascii() and "\0" not in value:
+        return value  # nearly all are, and every command brings some
+    return _word(f"env[{name!r}]", value)
 
 
 def _timeout_ms(timeout_s: float | None) -> int | None:

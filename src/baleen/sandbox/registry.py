@@ -91,6 +91,7 @@ class Registry:
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
         self._removing: dict[str, asyncio.Task[None]] = {}
+        self._is_stopping = False
         self._freezer = Freezer(groups, home.group_name, enabled=switches.freezer)
         self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
         self._memory_mb, self._memory_seen_at = 0, -MEMORY_SEEN_FOR_S
@@ -226,8 +227,8 @@ class Registry:
         return task
 
     def _on_gone(self, box: Box) -> None:
-        """Process 1 ended without being asked to."""
-        if box.ended is None:
+        """Process 1 ended without being asked to, or this edge has let go of it."""
+        if box.ended is None and not self._is_stopping:
             killed = out_of_memory_kills(box.groups)
             self.destroy(box, Cause.OUT_OF_MEMORY if killed else Cause.NODE_LOST)
 
@@ -482,6 +483,7 @@ class Registry:
 
     async def stop(self) -> None:
         """Lets go of everything; boxes live on."""
+        self._is_stopping = True
         await self._spares.stop()
         if self._removing:
             await asyncio.wait(self._removing.values())

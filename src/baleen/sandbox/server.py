@@ -55,6 +55,11 @@ class Server:
     def stop(self) -> None:
         self._stop()
 
+    def hang_up(self) -> None:
+        """Ends every connection: what is asked from now on is the next edge's to answer."""
+        for client in self._clients:
+            client.link.close()
+
 
 class Client:
     """One connection: its requests under way and the boxes that it keeps from expiring."""
