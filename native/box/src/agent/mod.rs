@@ -27,6 +27,8 @@ const MAX_BACKLOG: usize = 1 << 20;
 
 /// The helper's place among the operations; log records count up from zero.
 const HELPER: i64 = -2;
+/// Where a spawner's number stands: process 1 does not know which process of its tree the helper is.
+const HELPER_PID: i32 = 0;
 
 /// Connections that programs of the box begin count from here; those that the edge begins stay below.
 const FIRST_ACCEPTED: i64 = 1 << 50;
@@ -347,7 +349,7 @@ impl Agent {
     fn start_helper(&mut self, request: &Value) {
         if let Ok((op, socket)) = Op::start_helper(HELPER, request, &self.spawner) {
             self.ops.insert(HELPER, op);
-            self.helper = Some((Spawner { pid: 0, socket, fenced: self.spawner.fenced }, request.clone()));
+            self.helper = Some((Spawner { pid: HELPER_PID, socket, fenced: self.spawner.fenced }, request.clone()));
         }
     }
 
@@ -377,8 +379,13 @@ impl Agent {
             self.leftovers.extend(op.settle(now));
             self.lost_supervisors.extend(op.take_lost_supervisor());
         }
-        if self.ops.values().any(Op::is_stuck) {
+        let stuck_at: Vec<i32> = self.ops.values().filter_map(Op::stuck_at).collect();
+        // What it left unread goes with it; its successor is not to blame.
+        if stuck_at.contains(&self.spawner.pid) {
             send_signal(self.spawner.pid, SIGKILL);
+        }
+        if let (true, Some(helper)) = (stuck_at.contains(&HELPER_PID), self.ops.get_mut(&HELPER)) {
+            helper.kill_tree();
         }
         if !self.lost_supervisors.is_empty() {
             // A dying supervisor closes its pipe before its children become ours: go on until it is gone.

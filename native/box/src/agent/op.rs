@@ -53,6 +53,8 @@ pub struct Op {
     timed_out: bool,
     cancelled: bool,
     tampered: bool,
+    /// The spawner that was to start it.
+    starter: i32,
     ending: Ending,
     duration: Option<Duration>,
     max_output: usize,
@@ -67,6 +69,7 @@ pub struct Op {
 impl Op {
     pub fn start(id: i64, request: &Value, spawner: &Spawner) -> Op {
         let mut op = Op::new(id, request);
+        op.starter = spawner.pid;
         if let Err(fail) = op.launch(request, spawner) {
             op.ending = Ending::NotStarted(fail.text());
         }
@@ -91,6 +94,7 @@ impl Op {
             timed_out: false,
             cancelled: false,
             tampered: false,
+            starter: 0,
             ending: Ending::None,
             duration: None,
             max_output: request.get("max_output").int().unwrap_or(DEFAULT_MAX_OUTPUT).max(0) as usize,
@@ -132,6 +136,7 @@ impl Op {
     pub fn start_helper(id: i64, request: &Value, spawner: &Spawner) -> Res<(Op, OwnedFd)> {
         let (ours, theirs) = stream_pair()?;
         let mut op = Op::new(id, request);
+        op.starter = spawner.pid;
         op.launch_with_input(request, spawner, theirs)?;
         Ok((op, ours))
     }
@@ -308,9 +313,10 @@ impl Op {
         self.cancelled = self.duration.is_none();
     }
 
-    /// Whether its time is over before anything took it up: the spawner is stopped or stuck.
-    pub fn is_stuck(&self) -> bool {
-        self.timed_out && self.status.is_some() && self.told(exec::SUPERVISOR).is_none()
+    /// Who was to start it, if its time is over before anything took it up: that one is stopped or stuck.
+    pub fn stuck_at(&self) -> Option<i32> {
+        let is_stuck = self.timed_out && self.status.is_some() && self.told(exec::SUPERVISOR).is_none();
+        is_stuck.then_some(self.starter)
     }
 
     pub fn take_lost_supervisor(&mut self) -> Option<i32> {
@@ -365,7 +371,7 @@ impl Op {
         }
     }
 
-    fn kill_tree(&mut self) {
+    pub fn kill_tree(&mut self) {
         if let (Some(supervisor), true) = (self.told(exec::SUPERVISOR), self.status.is_some()) {
             processes::kill_descendants(supervisor);
         }
