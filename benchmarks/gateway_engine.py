@@ -80,6 +80,8 @@ class Engine:
         count = int(body["max_tokens"])
         writer.write(HEAD)
         for number in range(count):
+            if writer.is_closing():
+                return  # whoever asked has left
             is_last, is_middle = number == count - 1, number == count // 2
             writer.write(self._end if is_last else self._close if is_middle else self._plain)
             if self.pace_s:
