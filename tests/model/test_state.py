@@ -248,7 +248,8 @@ def test_rows_padded_on_the_left_equal_single_runs(
         for row in range(len(rows)):
             results[row].append(after[row])
     for row, parts in zip(rows, results, strict=True):
-        assert close(torch.cat(parts), model(row.unsqueeze(0))[0])
+        clear = first_near_tie(model, row)
+        assert close(torch.cat(parts)[:clear], model(row.unsqueeze(0))[0, :clear])
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import pytest
 from baleen.server.upstreams.local import LocalUpstream
 from baleen.server.upstreams.scripted import Line
 
-from ..conftest import ASKED, CALL, WEATHER, Serve, Served
+from ..conftest import CALL, WEATHER, Serve, Served
 
 VLLM = """
 num_requests_running num_requests_waiting num_requests_waiting_by_reason kv_cache_usage_perc
@@ -113,15 +113,18 @@ async def test_a_refusal_is_counted_by_its_code(serve: Serve) -> None:
 async def test_a_model_in_this_process_tells_how_full_it_is(serve: Serve) -> None:
     served = await serve(LocalUpstream.load("nano", "0731"))
     assert (await samples(served))["vllm:kv_cache_usage_perc"] == 0
-    fields: dict[str, Any] = {"max_tokens": 40, "thinking": {"type": "disabled"}}
-    first = await served.chat(**fields)
+
+    async def complete(prompt: list[int]) -> None:
+        body = {"model": "nano", "prompt": prompt, "max_tokens": 4}
+        assert (await served.http.post("/v1/completions", json=body)).status_code == 200
+
+    past = list(range(100, 150))
+    await complete(past)
     found = await samples(served)
     assert 0 < found["vllm:kv_cache_usage_perc"] < 0.01
     assert found["baleen:swa_recompute_tokens"] == 0
     # A changed past: the session returns to a mark before the change and computes from there.
-    said = first["choices"][0]["message"]["content"]
-    history = [*ASKED, {"role": "assistant", "content": said[:-4]}, ASKED[0]]
-    await served.chat(history, **fields)
+    await complete([*past[:30], *past[:30]])
     found = await samples(served)
-    assert found["baleen:swa_recompute_tokens"] > 0
+    assert found["baleen:swa_recompute_tokens"] == 30
     assert found["vllm:num_requests_waiting"] == 0
