@@ -46,7 +46,7 @@ LEFT_OUT = (
 )
 """They count seconds that emulation stretches, and nothing in them depends on the kernel."""
 
-SOURCES = ("src", "tests", "benchmarks", "pyproject.toml", "README.md")
+SOURCES = ("src", "tests", "benchmarks", "docs", "pyproject.toml", "README.md")
 DONE = "guest-check: exit code "
 INIT = """#!/bin/sh
 mount -t proc proc /proc 2>/dev/null
