@@ -59,11 +59,8 @@ def _logs(run: str, runs: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    if (Home.default().boxes / run / "log").is_symlink():
-        yield (Home.default().boxes / run / "log").readlink()
-        return
-    if (kept := Home.default().logs / f"{run}.log").is_file():
-        yield kept
+    if (log := Home.default().log_of(run)) is not None:
+        yield log
         return
     folder = path if path.is_dir() else runs / run
     found = sorted(folder.glob("sandbox*.log"), key=lambda log: (len(log.name), log.name))

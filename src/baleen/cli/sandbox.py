@@ -236,10 +236,9 @@ def logs(box_or_file: str, as_json: bool, follow: bool) -> None:
 
 
 def _log_of(box: str) -> Path:
-    try:
-        return (Home.default().boxes / box / "log").readlink()
-    except OSError:
-        raise UsageError(f"no box {box!r} is known", remedy="see `baleen sandbox ps`") from None
+    if (log := Home.default().log_of(box)) is None:
+        raise UsageError(f"no box {box!r} is known", remedy="see `baleen sandbox ps`")
+    return log
 
 
 def _as_data(record: Record) -> dict[str, Any]:

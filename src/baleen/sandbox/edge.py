@@ -21,6 +21,7 @@ from pathlib import Path
 
 from baleen.errors import SandboxError
 
+from . import volatile
 from .backends import is_privileged
 from .binary import box_binary
 from .cgroups import NEEDED, Groups, find_groups
@@ -104,6 +105,7 @@ class Edge:
             server.hang_up()
             await registry.stop()
             registry.groups.release()
+            volatile.end(self._home.boxes)
 
     async def _open_door(self, server: Server) -> asyncio.Server | None:
         listen = self._settings.listen
@@ -141,6 +143,7 @@ class Edge:
             remembered=self._settings.remembered,
         )
         await registry.open()
+        volatile.begin(self._home.boxes)
         return registry
 
     async def _watch(self, registry: Registry, server: Server) -> None:

@@ -3,9 +3,10 @@
 ::
 
     edge.sock  edge.pid  edge.lock  edge.log    the daemon of this user
-    boxes/<id>/log  agent.sock                  one folder per box: a link to its log, its socket
+    boxes/<id>/log  agent.sock                  one folder per living box: a link to its log, its
+                                                socket; boxes/ may be a link (see volatile.py)
     journal/                                    what the logs may lack after a crash of the host
-    logs/<id>.log                               trajectories that the caller did not place elsewhere
+    logs/<id>.log                               trajectories, or links to those placed elsewhere
     images/host-<digest>/                       skeleton of the ``host`` image
     stage/                                      empty; mount point inside each box's own namespace
 """
@@ -81,5 +82,12 @@ class Home:
     def prepare(self) -> None:
         """Makes the folders; only their owner may enter the ones that hold sockets and logs."""
         self.root.mkdir(parents=True, exist_ok=True)
-        for folder in (self.boxes, self.logs, self.journal, self.images, self.stage):
+        for folder in (self.logs, self.journal, self.images, self.stage):
             folder.mkdir(mode=0o700, exist_ok=True)
+
+    def log_of(self, box_id: str) -> Path | None:
+        """The trajectory of a box of this home, living or not; None where there is none."""
+        log = self.logs / f"{box_id}.log"
+        if log.is_symlink():
+            return log.readlink()
+        return log if log.is_file() else None

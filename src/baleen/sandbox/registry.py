@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -42,7 +41,7 @@ from .provenance import provenance
 from .spares import Spares
 from .spec import BoxSpec, check_id
 from .switches import Switches
-from .trajectory import Kind, Record, read
+from .trajectory import Kind, Record
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
@@ -54,9 +53,6 @@ MEMORY_SEEN_FOR_S = 0.1
 """How long the host's free memory counts as what it was: the kernel adds it up for every look."""
 
 RECOVERY_LANES = 32
-
-FORGET_AT_ONCE = 64
-"""Ended boxes that are forgotten in one go."""
 
 
 class Registry:
@@ -86,7 +82,6 @@ class Registry:
         self._spares = Spares(self._cells, pool_size)
         self._alive: dict[str, Box] = {}
         self._ended: dict[str, Box] = {}
-        self._tombstones: deque[str] = deque()
         self._remembered = remembered
         self._by_request: dict[str, Box] = {}
         self._creating: dict[str, asyncio.Task[Box]] = {}
@@ -111,15 +106,31 @@ class Registry:
         return not self._alive and not self._creating and not self._removing
 
     def find(self, box_id: str) -> Box:
-        """Returns a live or remembered box.
+        """Returns a live box, or one that ended, with what its log says.
 
         Raises:
-            BoxGoneError: this edge knows no box of that id.
+            BoxGoneError: there is no log of such a box.
         """
         box = self._alive.get(box_id) or self._ended.get(box_id)
         if box is None:
-            raise _unknown(self.home, box_id)
+            box = self._read_back(box_id)
+            self._remember(box)
         return box
+
+    def _read_back(self, box_id: str) -> Box:
+        """An ended box from its log; one that nobody has closed went with its host."""
+        path = self.home.log_of(check_id(box_id))
+        if path is not None:
+            with contextlib.suppress(SandboxError):
+                box, _ = self._box_of(box_id, path)
+                if box.ended is None:
+                    box.ended = Cause.NODE_LOST
+                    self._close_log(box)
+                return box
+        raise BoxGoneError(
+            f"no box {box_id} under {self.home.root}",
+            remedy="it belongs to another BALEEN_HOME, or its log was removed",
+        )
 
     async def create(self, request: str, spec: BoxSpec) -> Box:
         """Creates a box; the same request again gives the same box, should its reply be lost."""
@@ -218,7 +229,8 @@ class Registry:
         log = Log.create(Path(spec.trajectory))
         cell.log.discard()
         cell.log = log
-        os.symlink(log.path, f"{cell.folder}/log")  # noqa: PTH211 - for every box
+        for link in (self.home.logs / f"{cell.id}.log", cell.folder / "log"):
+            link.symlink_to(log.path)
 
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Keeps a removal in sight until it is done."""
@@ -270,26 +282,18 @@ class Registry:
         finally:
             if box.link is not None:
                 box.link.end()
-            for name in ("agent.sock", "box.json") if box.image.layers else ("agent.sock",):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(f"{self._boxes}/{box.id}/{name}")  # noqa: PTH108 - for every box
+            _remove_folder(f"{self._boxes}/{box.id}")
             if box.slot is not None:
                 self._cells.free_slot(box.slot)
             self._remember(box)
 
     def _remember(self, box: Box) -> None:
-        """Keeps what a late client may ask about the last boxes that ended, and no more."""
+        """Keeps at hand what a late client may ask about the last boxes that ended, and no more."""
+        self._ended.pop(box.id, None)
         self._ended[box.id] = box
-        self._tombstones.append(box.id)
-        if len(self._tombstones) < self._remembered + FORGET_AT_ONCE:
-            return
-        forgotten = []
-        while len(self._tombstones) > self._remembered:
-            oldest = self._tombstones.popleft()
+        while len(self._ended) - len(self._removing) > self._remembered:
+            oldest = next(box_id for box_id in self._ended if box_id not in self._removing)
             self._by_request.pop(self._ended.pop(oldest).request, None)
-            forgotten.append(f"{self._boxes}/{oldest}")
-        # Removing a folder may wait for the file system, and nobody waits for it to be gone.
-        self._executor.submit(_remove_all, forgotten)
 
     def _living(self, box_id: str) -> Box:
         box = self.find(box_id)
@@ -411,21 +415,34 @@ class Registry:
 
     async def _recover_one(self, folder: Path) -> None:
         path = (folder / "log").readlink()
-        records: list[Record] = []
-        log: Log | None = None
         try:
-            log = Log.open(path, on_record=records.append)
-            if not records or records[0].payload.get("box") != folder.name:
-                raise TrajectoryError(f"{path} is another box's log")
-            first = records[0].payload
-            spec = BoxSpec.from_wire({**first["spec"], "mounts": ()})
-            box = Box(folder.name, spec, log, self._journal, self._executor)
+            box, records = self._box_of(folder.name, path)
         except SandboxError:
-            if log is not None:
-                log.close()
             self._cells.sweep_log(folder.name)
             shutil.rmtree(folder, ignore_errors=True)  # it never came to be
             return
+        if (named := self.home.logs / f"{box.id}.log") != path and not named.is_symlink():
+            named.symlink_to(path)  # boxes of earlier versions had it in their folder alone
+        first = records[0].payload
+        await self._find_process(box, folder, first["slot"], is_new=len(records) <= 1)
+
+    def _box_of(self, box_id: str, path: Path) -> tuple[Box, list[Record]]:
+        """The box that a log tells of, and the log's records.
+
+        Raises:
+            TrajectoryError: it is damaged, or another box's.
+        """
+        records: list[Record] = []
+        log = Log.open(path, on_record=records.append)
+        try:
+            if not records or records[0].payload.get("box") != box_id:
+                raise TrajectoryError(f"{path} is another box's log")
+            first = records[0].payload
+            spec = BoxSpec.from_wire({**first["spec"], "mounts": ()})
+        except SandboxError:
+            log.close()
+            raise
+        box = Box(box_id, spec, log, self._journal, self._executor)
         box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
         if (image := first.get("image")) is not None:
             box.image = Image.from_manifest(json.dumps(image).encode())
@@ -437,15 +454,13 @@ class Registry:
         if closed is not None:
             box.ended = Cause(closed)
             box.log.close()
-        await self._find_process(box, folder, first["slot"], is_new=len(records) <= 1)
+        return box, records
 
     async def _find_process(self, box: Box, folder: Path, slot: int, *, is_new: bool) -> None:
         """Takes over a box that lives, finishes the removal of one that was being removed."""
         try:
             box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
         except (OSError, BoxGoneError):
-            (folder / "agent.sock").unlink(missing_ok=True)
-            (folder / "box.json").unlink(missing_ok=True)
             self._give_up(box, folder, is_new=is_new)
             return
         box.pid, box.slot = box.link.pid, slot
@@ -455,7 +470,6 @@ class Registry:
         except (OSError, LaunchError):  # it has died since it answered
             box.ended, box.slot = box.ended or Cause.NODE_LOST, None
             box.link.close()
-            (folder / "agent.sock").unlink(missing_ok=True)
             self._give_up(box, folder, is_new=is_new)
             return
         if box.ended is not None:
@@ -470,10 +484,10 @@ class Registry:
 
     def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:
         """Notes that a box died while no edge lived; an unused one is forgotten."""
+        shutil.rmtree(folder, ignore_errors=True)
         if is_new:
-            box.log.close()
-            box.log.path.unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            box.log.discard()
+            (self.home.logs / f"{box.id}.log").unlink(missing_ok=True)
             return
         if box.ended is None:
             box.ended = Cause.NODE_LOST
@@ -506,26 +520,14 @@ def _available_memory_mb(meminfo: int) -> int:
     raise UnsupportedError("/proc/meminfo has no MemAvailable")
 
 
-def _remove_all(folders: list[str]) -> None:
-    for folder in folders:
-        try:
-            os.unlink(f"{folder}/log")  # noqa: PTH108 - mostly all that is in it
-            os.rmdir(folder)  # noqa: PTH106
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unknown(home: Home, box_id: str) -> SandboxError:
-    """The error for a box of which only the log may be left."""
-    log = home.logs / f"{check_id(box_id)}.log"
-    with contextlib.suppress(SandboxError):
-        for record in read(log):
-            if record.kind is Kind.CLOSE:
-                return gone(box_id, Cause(record.payload["cause"]))
-    return BoxGoneError(
-        f"no box {box_id} under {home.root}",
-        remedy="it was closed long ago, or belongs to another BALEEN_HOME",
-    )
+def _remove_folder(folder: str) -> None:
+    """Removes a box's folder, which mostly holds these two: this is done for every box."""
+    try:
+        os.unlink(f"{folder}/agent.sock")  # noqa: PTH108
+        os.unlink(f"{folder}/log")  # noqa: PTH108
+        os.rmdir(folder)  # noqa: PTH106
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _groups_of(pid: int, groups: Groups) -> list[str]:

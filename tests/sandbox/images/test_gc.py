@@ -32,7 +32,7 @@ def make(store: Store, name: str, *contents: str) -> list[str]:
 
 def note_box(home: Home, box_id: str, layers: list[str]) -> Path:
     folder = home.boxes / box_id
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "box.json"
     path.write_text(json.dumps({"version": 1, "layers": layers}))
     return path
