@@ -130,7 +130,8 @@ async def test_boxes_of_a_folder_on_disk_are_taken_over_where_they_lie(
     (host.boxes / "kept").mkdir()  # so that this edge leaves the folder on disk
     async with await Sandbox.create() as box:
         pid = edge_pid(host.root)
-        assert (host.boxes / box.id).is_dir() and not host.boxes.is_symlink()
+        assert (host.boxes / box.id).is_dir()
+        assert not host.boxes.is_symlink()
         kill_edge(host.root)
         assert not is_alive(pid)
         assert (await box.run(["echo", "on"])).text == "on\n"
