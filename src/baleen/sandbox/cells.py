@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import boxfolder
 from .agentlink import AgentLink
 from .call import helper_argv
 from .cgroups import Groups
@@ -25,7 +25,6 @@ from .launcher import Launcher
 from .log import Log
 from .spec import BoxSpec, resource_limits
 from .switches import Switches
-from .trajectory import MAGIC
 
 T = TypeVar("T")
 
@@ -33,9 +32,6 @@ SWEEP_EVERY = 2
 OLD_GROUP_S = 3.0
 """A living launcher's group that no box owns is given so long to be filled or removed by itself.
 The launcher sets a group's time of change anew when it keeps it for another box."""
-
-UNCLAIMED_LINK = "log.unclaimed"
-"""How a box's link to its log is called until somebody owns it: to rename it takes no time."""
 
 LAST_SWEEP_S = 2.0
 LAUNCHER_TRIES = 10
@@ -164,7 +160,7 @@ class Cells:
 
         try:
             rootfs = await self._settle(folder, spec)
-            log = self._begin_log(cell_id)
+            log = boxfolder.begin_log(self._home, cell_id)
             launch = self._launch_spec(cell_id, spec, rootfs, slot) | {"ahead": ahead}
             answer, link = await self._start(launch, folder, gone)
         except BaseException as error:
@@ -182,24 +178,11 @@ class Cells:
         cell = Cell(cell_id, spec, rootfs, image, folder, slot, pid, groups, link, confinement, log)
         return cell
 
-    def _begin_log(self, cell_id: str) -> Log:
-        """Makes the log and a link to it that counts once its owner has given it its name."""
-        log = Log.create(self._home.logs / f"{cell_id}.log")
-        os.symlink(log.path, self._home.boxes / cell_id / UNCLAIMED_LINK)  # noqa: PTH211
-        return log
-
-    def sweep_log(self, cell_id: str) -> None:
-        """Removes the log of a cell that an earlier edge has built and nobody has claimed."""
-        path = self._home.logs / f"{cell_id}.log"
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_size <= len(MAGIC):
-                path.unlink()
-
     async def _start(
         self, launch: dict[str, Any], folder: Path, gone: Callable[[], None]
     ) -> tuple[dict[str, Any], AgentLink]:
         """Launches a cell and connects to it. Until then it dies with its launcher: begun again."""
-        cell_id, socket = launch["id"], folder / "agent.sock"
+        cell_id, socket = launch["id"], folder / boxfolder.SOCKET
 
         def create(launcher: Launcher) -> Awaitable[dict[str, Any]]:
             socket.unlink(missing_ok=True)  # of an attempt before
@@ -257,7 +240,7 @@ class Cells:
         return {
             "id": cell_id,
             "dir": str(self._home.boxes / cell_id),
-            "socket": "agent.sock",
+            "socket": boxfolder.SOCKET,
             "stage": str(self._home.stage),
             "hostname": cell_id[:60],
             "layers": [overlay.to_wire() for overlay in rootfs.overlays],
@@ -313,6 +296,7 @@ class Cells:
         finally:
             cell.link.close()
             cell.log.discard()
+            (self._home.logs / f"{cell.id}.log").unlink(missing_ok=True)  # if that was a link
             shutil.rmtree(cell.folder, ignore_errors=True)
             self.free_slot(cell.slot)
 

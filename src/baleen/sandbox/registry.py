@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import shutil
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,41 +13,37 @@ from typing import Any
 
 from baleen.errors import SandboxError
 
-from .agentlink import AgentLink
+from . import boxfolder
 from .box import Box, gone
-from .cells import UNCLAIMED_LINK, Cell, Cells, first_id
-from .cgroups import Groups, out_of_memory_kills, own_paths
+from .cells import Cell, Cells, first_id
+from .cgroups import Groups, out_of_memory_kills
 from .errors import (
     BoxGoneError,
     CapacityError,
     Cause,
     LaunchError,
     TrajectoryError,
-    UnsupportedError,
 )
+from .freememory import FreeMemory
 from .freezer import Freezer
 from .home import Home
-from .images.base import Image
 from .images.commit import UPPERS_FD, commit
 from .images.folders import Ids
 from .images.store import Store
 from .journal import Journal
 from .launcher import Launcher
-from .log import Log
 from .provenance import provenance
+from .recovery import Recovery
 from .spares import Spares
 from .spec import BoxSpec, check_id
 from .switches import Switches
-from .trajectory import Kind, Record
+from .trajectory import Kind
 
 ORPHAN_EXTRA_S = 600
 """A box that no edge comes back for ends this long after its idle time."""
 
 KILL_DELAY_S = 0.001
 """The end of a box's processes is work for the kernel; whoever closed the box goes on first."""
-
-MEMORY_SEEN_FOR_S = 0.1
-"""How long the host's free memory counts as what it was: the kernel adds it up for every look."""
 
 RECOVERY_LANES = 32
 
@@ -80,6 +73,7 @@ class Registry:
         self._journal = Journal(home.journal, self._executor)
         self._cells = Cells(home, groups, launch, privileged=privileged, switches=switches)
         self._spares = Spares(self._cells, pool_size)
+        self._recovery = Recovery(home, self._cells, self._journal, self._executor, self._on_gone)
         self._alive: dict[str, Box] = {}
         self._ended: dict[str, Box] = {}
         self._remembered = remembered
@@ -88,8 +82,7 @@ class Registry:
         self._removing: dict[str, asyncio.Task[None]] = {}
         self._is_stopping = False
         self._freezer = Freezer(groups, home.group_name, enabled=switches.freezer)
-        self._meminfo = os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._memory_mb, self._memory_seen_at = 0, -MEMORY_SEEN_FOR_S
+        self._free_memory = FreeMemory()
 
     @property
     def boxes(self) -> list[Box]:
@@ -122,10 +115,8 @@ class Registry:
         path = self.home.log_of(check_id(box_id))
         if path is not None:
             with contextlib.suppress(SandboxError):
-                box, _ = self._box_of(box_id, path)
-                if box.ended is None:
-                    box.ended = Cause.NODE_LOST
-                    self._close_log(box)
+                box, _ = self._recovery.read(box_id, path)
+                self._bury(box)
                 return box
         raise BoxGoneError(
             f"no box {box_id} under {self.home.root}",
@@ -169,28 +160,16 @@ class Registry:
                 f"{self._count} boxes are alive, the limit is {self.max_boxes}",
                 remedy="close some, or raise BALEEN_SANDBOX_MAX_BOXES and restart the edge",
             )
-        available_mb = self._available_memory_mb()
-        if available_mb < max(256, spec.memory_mb / 4):
-            raise CapacityError(
-                f"{available_mb} MB of memory are left, too few for a box of {spec.memory_mb} MB",
-                remedy="close boxes or ask for a smaller memory_mb",
-            )
+        self._free_memory.check(spec.memory_mb)
 
     @property
     def _count(self) -> int:
         return len(self._alive) + len(self._creating) + len(self._removing)
 
-    def _available_memory_mb(self) -> int:
-        now = time.monotonic()
-        if now - self._memory_seen_at > MEMORY_SEEN_FOR_S:
-            self._memory_mb, self._memory_seen_at = _available_memory_mb(self._meminfo), now
-        return self._memory_mb
-
     def _settle_in(self, cell: Cell, request: str, spec: BoxSpec) -> Box:
         """Makes a cell a box: with a log, a request's name, and the right to outlive this edge."""
         try:
-            self._claim_log(cell, spec)
-            log = cell.log
+            log = cell.log = boxfolder.claim(self.home, cell.folder, cell.log, spec.trajectory)
             places = [overlay.at for overlay in cell.rootfs.overlays]
             first = {
                 "box": cell.id,
@@ -220,17 +199,6 @@ class Registry:
         if not spec.one_off:
             self._spares.replace(spec, cell.rootfs)
         return box
-
-    def _claim_log(self, cell: Cell, spec: BoxSpec) -> None:
-        """A later edge finds the log by this link. Without it, the box has never been."""
-        if spec.trajectory is None:
-            os.rename(f"{cell.folder}/{UNCLAIMED_LINK}", f"{cell.folder}/log")  # noqa: PTH104
-            return
-        log = Log.create(Path(spec.trajectory))
-        cell.log.discard()
-        cell.log = log
-        for link in (self.home.logs / f"{cell.id}.log", cell.folder / "log"):
-            link.symlink_to(log.path)
 
     def _keep(self, box_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Keeps a removal in sight until it is done."""
@@ -282,7 +250,7 @@ class Registry:
         finally:
             if box.link is not None:
                 box.link.end()
-            _remove_folder(f"{self._boxes}/{box.id}")
+            boxfolder.remove(f"{self._boxes}/{box.id}")
             if box.slot is not None:
                 self._cells.free_slot(box.slot)
             self._remember(box)
@@ -403,97 +371,36 @@ class Registry:
 
         async def lane() -> None:
             for folder in folders:
-                if (folder / "log").is_symlink():
-                    await self._recover_one(folder)
-                else:
-                    self._cells.sweep_log(folder.name)
-                    shutil.rmtree(folder, ignore_errors=True)  # it was never claimed
+                await self._take_over(folder)
 
         # Each box is asked what it knows, and many can answer while others' logs are read.
         await asyncio.gather(*(lane() for _ in range(RECOVERY_LANES)))
         self._cells.sweep_groups()
 
-    async def _recover_one(self, folder: Path) -> None:
-        path = (folder / "log").readlink()
-        try:
-            box, records = self._box_of(folder.name, path)
-        except SandboxError:
-            self._cells.sweep_log(folder.name)
-            shutil.rmtree(folder, ignore_errors=True)  # it never came to be
-            return
-        if (named := self.home.logs / f"{box.id}.log") != path and not named.is_symlink():
-            named.symlink_to(path)  # boxes of earlier versions had it in their folder alone
-        first = records[0].payload
-        await self._find_process(box, folder, first["slot"], is_new=len(records) <= 1)
-
-    def _box_of(self, box_id: str, path: Path) -> tuple[Box, list[Record]]:
-        """The box that a log tells of, and the log's records.
-
-        Raises:
-            TrajectoryError: it is damaged, or another box's.
-        """
-        records: list[Record] = []
-        log = Log.open(path, on_record=records.append)
-        try:
-            if not records or records[0].payload.get("box") != box_id:
-                raise TrajectoryError(f"{path} is another box's log")
-            first = records[0].payload
-            spec = BoxSpec.from_wire({**first["spec"], "mounts": ()})
-        except SandboxError:
-            log.close()
-            raise
-        box = Box(box_id, spec, log, self._journal, self._executor)
-        box.request, box.created_at = first["request"], records[0].wall_ns / 1e9
-        if (image := first.get("image")) is not None:
-            box.image = Image.from_manifest(json.dumps(image).encode())
-        box.places = first["places"]
-        box.confinement = first.get("confinement", {})
-        box.network = spec.network if isinstance(spec.network, str) else list(spec.network)
-        box.recall(records)
-        closed = next((r.payload["cause"] for r in records[-1:] if r.kind is Kind.CLOSE), None)
-        if closed is not None:
-            box.ended = Cause(closed)
-            box.log.close()
-        return box, records
-
-    async def _find_process(self, box: Box, folder: Path, slot: int, *, is_new: bool) -> None:
+    async def _take_over(self, folder: Path) -> None:
         """Takes over a box that lives, finishes the removal of one that was being removed."""
-        try:
-            box.link = await AgentLink.connect(folder / "agent.sock", lambda: self._on_gone(box))
-        except (OSError, BoxGoneError):
-            self._give_up(box, folder, is_new=is_new)
+        box = await self._recovery.look(folder)
+        if box is None:
             return
-        box.pid, box.slot = box.link.pid, slot
-        try:
-            box.groups = _groups_of(box.pid, self.groups)
-            await self._cells.adopt(box.id, box.pid, box.groups, slot)
-        except (OSError, LaunchError):  # it has died since it answered
-            box.ended, box.slot = box.ended or Cause.NODE_LOST, None
-            box.link.close()
-            self._give_up(box, folder, is_new=is_new)
-            return
-        if box.ended is not None:
+        if box.link is None:
+            self._bury(box)
+            self._by_request[box.request] = box
+            self._remember(box)
+        elif box.ended is not None:
             self._keep(box.id, self._remove(box))
-            return
-        self._alive[box.id] = self._by_request[box.request] = box
-        if self._freezer.is_frozen(box.groups) or box.link.is_halted:
-            box.hold_still()
-        if box.network != "none":
-            await box.open_network(box.network)
-        box.settle_unfinished()
+        else:
+            self._alive[box.id] = self._by_request[box.request] = box
+            if self._freezer.is_frozen(box.groups) or box.link.is_halted:
+                box.hold_still()
+            if box.network != "none":
+                await box.open_network(box.network)
+            box.settle_unfinished()
 
-    def _give_up(self, box: Box, folder: Path, *, is_new: bool) -> None:
-        """Notes that a box died while no edge lived; an unused one is forgotten."""
-        shutil.rmtree(folder, ignore_errors=True)
-        if is_new:
-            box.log.discard()
-            (self.home.logs / f"{box.id}.log").unlink(missing_ok=True)
-            return
+    def _bury(self, box: Box) -> None:
+        """Notes that a box died while no edge lived."""
         if box.ended is None:
             box.ended = Cause.NODE_LOST
             self._close_log(box)
-        self._by_request[box.request] = box
-        self._remember(box)
 
     async def stop(self) -> None:
         """Lets go of everything; boxes live on."""
@@ -511,32 +418,3 @@ class Registry:
         for box in self._alive.values():
             box.log.close()
         self._executor.shutdown(wait=False)
-
-
-def _available_memory_mb(meminfo: int) -> int:
-    for line in os.pread(meminfo, 4096, 0).splitlines():
-        if line.startswith(b"MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    raise UnsupportedError("/proc/meminfo has no MemAvailable")
-
-
-def _remove_folder(folder: str) -> None:
-    """Removes a box's folder, which mostly holds these two: this is done for every box."""
-    try:
-        os.unlink(f"{folder}/agent.sock")  # noqa: PTH108
-        os.unlink(f"{folder}/log")  # noqa: PTH108
-        os.rmdir(folder)  # noqa: PTH106
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _groups_of(pid: int, groups: Groups) -> list[str]:
-    """Finds a box's groups by its spawner, the child of process 1 that is in them."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        paths = own_paths(Path(f"/proc/{child}/cgroup").read_text()).values()
-        names = {Path(path).name for path in paths if Path(path).name.startswith("z")}
-        places = [parent / name for parent in groups.parents for name in names]
-        found = [str(place) for place in places if place.is_dir()]
-        if found:
-            return found
-    return []
