@@ -9,6 +9,7 @@ import pytest
 
 from baleen.errors import UsageError
 from baleen.sandbox import BoxGoneError, Sandbox
+from baleen.sandbox.home import Home
 
 from .conftest import needs_privilege
 
@@ -193,6 +194,14 @@ async def test_wrong_arguments_are_refused_before_anything_runs(box: Sandbox) ->
         await box.run(["true"], timeout_s=0)
     with pytest.raises(UsageError, match="max_output_bytes"):
         await box.run(["true"], max_output_bytes=1 << 40)
+
+
+async def test_a_stream_of_a_closed_box_is_refused(host: Home) -> None:
+    box = await Sandbox.create()
+    await box.close()
+    with pytest.raises(BoxGoneError):
+        async for _ in box.stream(["true"]):
+            pass
 
 
 async def test_a_closed_box_is_gone_with_its_cause(box: Sandbox) -> None:

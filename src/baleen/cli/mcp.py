@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from baleen.cli.sandbox import _mount as parse_mount
+from baleen.cli.box_options import parse_mount
 
 
 @click.command()

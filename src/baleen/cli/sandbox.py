@@ -9,28 +9,23 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from baleen.cli.attached import on_terminal, run_attached
+from baleen.cli.box_log import print_log
+from baleen.cli.box_options import JSON, command_options, parse_labels, parse_mount, parse_network
 from baleen.cli.copying import copy
 from baleen.cli.stop import run_until_stopped
 from baleen.errors import UsageError
-from baleen.sandbox import Allowlist, BoxGoneError, RunResult, Sandbox
-from baleen.sandbox.home import Home
-from baleen.sandbox.trajectory import Kind, Record, read
+from baleen.sandbox import BoxGoneError, RunResult, Sandbox
 
 T = TypeVar("T")
-FOLLOW_EVERY_S = 0.2
 COMMAND = {"allow_interspersed_args": False}
 """Options end where the command begins: what follows is its own."""
-
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
@@ -40,24 +35,6 @@ def sandbox() -> None:
 
 def _now(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
-
-
-def _mount(text: str) -> tuple[str, str, str]:
-    """SOURCE:TARGET or SOURCE:TARGET:ro|rw."""
-    parts = text.split(":")
-    if len(parts) not in (2, 3):
-        raise UsageError(f"mount {text!r} is not SOURCE:TARGET[:rw]")
-    return parts[0], parts[1], parts[2] if len(parts) == 3 else "ro"
-
-
-def _network(text: str) -> str | Allowlist:
-    """none, public, or HOST:PORT with commas between."""
-    return text if text in ("none", "public") else Allowlist(text.split(","))
-
-
-def _labels(entries: Sequence[str]) -> dict[str, str]:
-    pairs = [entry.partition("=") for entry in entries]
-    return {name: value for name, _, value in pairs}
 
 
 def _finish(box_id: str, result: RunResult, as_json: bool) -> None:
@@ -79,27 +56,6 @@ def _print(name: str, found: Sequence[str], as_json: bool) -> None:
         click.echo(item)
 
 
-def _command_options(function: Any) -> Any:
-    """The options that ``run`` and ``exec`` share."""
-    for option in (
-        JSON,
-        click.option("--timeout", type=float, help="Seconds until the command's tree is killed."),
-        click.option("-w", "--workdir", help="Folder in the box."),
-        click.option("-u", "--user", help="User of the box: name, uid or uid:gid."),
-        click.option(
-            "-e",
-            "--env",
-            multiple=True,
-            metavar="NAME[=VALUE]",
-            help="Without value: this shell's.",
-        ),
-        click.option("-t", "--tty", is_flag=True, help="Run on a terminal."),
-        click.option("-i", "--interactive", is_flag=True, help="Pass standard input on."),
-    ):
-        function = option(function)
-    return function
-
-
 @sandbox.command(context_settings=COMMAND)
 @click.option("--image", default="host", show_default=True, help="'host' or a root file system.")
 @click.option("--workspace", metavar="IMAGE", help="An image that lies on it.")
@@ -115,7 +71,7 @@ def _command_options(function: Any) -> Any:
 @click.option("-l", "--label", "labels", multiple=True, metavar="NAME=VALUE")
 @click.option("--rm", is_flag=True, help="As without: the box ends with the command.")
 @click.option("-d", "--keep", is_flag=True, help="Leave the box alive and print its id to stderr.")
-@_command_options
+@command_options
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 def run(argv: tuple[str, ...], **options: Any) -> None:
     """Run a command in a new box, by default the one that the image is for.
@@ -136,15 +92,15 @@ def run(argv: tuple[str, ...], **options: Any) -> None:
             image=options["image"],
             workspace=options["workspace"],
             toolkits=options["toolkits"],
-            mounts=[_mount(volume) for volume in options["volumes"]],
+            mounts=[parse_mount(volume) for volume in options["volumes"]],
             cpu=options["cpus"],
             memory_mb=options["memory"],
             disk_mb=options["disk"],
             pids=options["pids"],
-            network=_network(options["network"]),
+            network=parse_network(options["network"]),
             ttl_idle_s=options["ttl"],
             job=options["job"],
-            labels=_labels(options["labels"]),
+            labels=parse_labels(options["labels"]),
         )
         try:
             return box.id, await run_attached(box, argv or _own_command(box), options)
@@ -166,7 +122,7 @@ def _own_command(box: Sandbox) -> tuple[str, ...]:
 
 
 @sandbox.command("exec", context_settings=COMMAND)
-@_command_options
+@command_options
 @click.argument("box")
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(box: str, argv: tuple[str, ...], **options: Any) -> None:
@@ -198,7 +154,7 @@ def shell(box: str) -> None:
 @click.option("-l", "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only those.")
 def ps(as_json: bool, quiet: bool, labels: tuple[str, ...]) -> None:
     """List the living boxes."""
-    boxes = _now(Sandbox.list(_labels(labels)))
+    boxes = _now(Sandbox.list(parse_labels(labels)))
     if quiet:
         _print("boxes", [box["box"] for box in boxes], as_json)
         return
@@ -220,51 +176,7 @@ def ps(as_json: bool, quiet: bool, labels: tuple[str, ...]) -> None:
 @click.argument("box_or_file")
 def logs(box_or_file: str, as_json: bool, follow: bool) -> None:
     """Show a box's trajectory; also of one that has ended, or any log file."""
-    path = Path(box_or_file)
-    if not path.is_file():
-        path = _log_of(box_or_file)
-    seen = -1
-    kind = None
-    while True:
-        for record in read(path):
-            if record.seq > seen:
-                seen, kind = record.seq, record.kind
-                click.echo(json.dumps(_as_data(record)) if as_json else _as_line(record))
-        if not follow or kind is Kind.CLOSE:
-            return
-        time.sleep(FOLLOW_EVERY_S)
-
-
-def _log_of(box: str) -> Path:
-    if (log := Home.default().log_of(box)) is None:
-        raise UsageError(f"no box {box!r} is known", remedy="see `baleen sandbox ps`")
-    return log
-
-
-def _as_data(record: Record) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, bytes):
-            return value.decode("utf-8", "replace")
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list) else value
-
-    data: dict[str, Any] = plain(record._asdict())
-    return data
-
-
-def _as_line(record: Record) -> str:
-    at = datetime.fromtimestamp(record.wall_ns / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
-    about = ""
-    if record.kind == "intent":
-        about = " ".join(map(str, record.payload["job"]["argv"]))
-    elif record.kind == "result":
-        about = (
-            f"exit {record.payload['exit_code']} after {record.payload['duration_s'] * 1000:.1f} ms"
-        )
-    elif "cause" in record.payload:
-        about = record.payload["cause"]
-    return f"{record.seq:5} {at} {record.kind:10} {about[:120]}"
+    print_log(box_or_file, as_json=as_json, follow=follow)
 
 
 @sandbox.command()

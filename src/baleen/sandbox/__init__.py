@@ -25,8 +25,9 @@ from .errors import (
     UnsupportedError,
 )
 from .files import FileInfo, Files
+from .process import Output, Process
 from .recall import recall
-from .sandbox import Output, Process, Sandbox
+from .sandbox import Sandbox
 from .spec import Allowlist, RunResult
 
 __all__ = [

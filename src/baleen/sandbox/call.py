@@ -21,12 +21,38 @@ from typing import Any
 from baleen.errors import UsageError
 
 from .errors import CallError
+from .job import make_job
 from .spec import MAX_OUTPUT_BYTES, Mount, RunResult
 
 _WORKER = Path(__file__).with_name("worker.py")
 
 
-def pack_call(
+def make_call(
+    name: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
+    *,
+    timeout_s: float | None,
+) -> dict[str, Any]:
+    """Returns the call as a command of the box's interpreter.
+
+    Raises:
+        UsageError: something cannot travel, or an argument cannot be right.
+    """
+    job = make_job(
+        ["call", name],
+        timeout_s=timeout_s,
+        cwd=None,
+        env=None,
+        stdin=_packed(function, arguments, options),
+        user=None,
+        max_output_bytes=MAX_OUTPUT_BYTES,
+    )
+    return job | {"via": "helper"}
+
+
+def _packed(
     function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> bytes:
     """Returns the bytes that the worker in the box turns into a call.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,9 +52,11 @@ def make_job(
     }
 
 
-def check_key(key: str | None) -> str | None:
-    """Returns the key, or raises UsageError where it could not tell commands apart."""
-    if key is not None and (not isinstance(key, str) or not key):
+def key_of(key: str | None) -> str:
+    """Returns the key, a fresh one if there is none; UsageError where it tells nothing apart."""
+    if key is None:
+        return f"auto:{uuid.uuid4().hex}"
+    if not isinstance(key, str) or not key:
         raise UsageError(f"key={key!r} is not a non-empty str")
     return key
 

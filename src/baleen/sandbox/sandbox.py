@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
-from baleen.errors import SandboxError, UsageError
+from baleen.errors import UsageError
 
+from .arguments import MountSpec, image_of, labels_of, mount_of, network_of, toolkits_of
 from .backends import Backend, backends, check_offered
-from .call import interpreter, pack_call, result_of_call
+from .call import interpreter, make_call, result_of_call
 from .client import EdgeClient
 from .egress import network_to_wire
 from .errors import BoxGoneError
 from .files import Files
 from .images.base import Config
-from .job import Argv, Input, check_key, check_signal, check_window, make_job
+from .job import Argv, Input, check_window, key_of, make_job
+from .process import Process
 from .remote import Remote
+from .shared_client import SharedClient
 from .spec import MAX_OUTPUT_BYTES, Allowlist, BoxSpec, Mount, RunResult
 
 T = TypeVar("T")
-_Clients = WeakKeyDictionary[asyncio.AbstractEventLoop, EdgeClient]
-MountSpec = tuple[str | os.PathLike[str], str] | tuple[str | os.PathLike[str], str, str]
-
-
-@dataclass(frozen=True)
-class Output:
-    """A piece of a running command's output."""
-
-    stream: str
-    """"stdout" or "stderr"."""
-    data: bytes
 
 
 class Sandbox:
@@ -102,26 +91,25 @@ class Sandbox:
             CapacityError: the host has no room for another box.
             LaunchError: it did not start; nothing is left of it.
         """
-        reachable = network_to_wire(network)
         python: list[str] = []
         needed: list[Mount] = []
         if backend == "function":
             python, needed = interpreter()
         spec = BoxSpec(
             backend=backend,
-            image=_image(image),
+            image=image_of(image),
             workspace=workspace,
-            toolkits=(toolkits,) if isinstance(toolkits, str) else tuple(toolkits),
-            mounts=(*needed, *map(_mount, mounts)),
+            toolkits=toolkits_of(toolkits),
+            mounts=(*needed, *map(mount_of, mounts)),
             python=tuple(python),
             cpu=cpu,
             memory_mb=memory_mb,
             disk_mb=disk_mb,
             pids=pids,
-            network=reachable if isinstance(reachable, str) else tuple(reachable),
+            network=network_of(network),
             ttl_idle_s=ttl_idle_s,
             job=job,
-            labels=_labels(labels or {}),
+            labels=labels_of(labels or {}),
             trajectory=str(Path(trajectory).resolve()) if trajectory is not None else None,
             one_off=one_off,
         )
@@ -140,11 +128,11 @@ class Sandbox:
 
     @classmethod
     async def _open(cls, do: str, **arguments: Any) -> Sandbox:
-        client = _Shared.acquire()
+        client = SharedClient.acquire()
         try:
             about = await client.ask(do, **arguments)
         except BaseException:
-            await _Shared.release(client)
+            await SharedClient.release(client)
             raise
         client.hold(about["box"])
         return cls(client, about)
@@ -157,30 +145,26 @@ class Sandbox:
     @staticmethod
     async def list(labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """The living boxes of this user, those with all of ``labels`` if given."""
-        async with _edge() as client:
-            boxes: list[dict[str, Any]] = await client.ask("list")
+        boxes: list[dict[str, Any]] = await SharedClient.ask("list")
         wanted = (labels or {}).items()
         return [box for box in boxes if wanted <= box["labels"].items()]
 
     @staticmethod
     async def reap(job: str | None = None) -> Sequence[str]:
         """Ends every box of a job; without a job, every box that no client holds."""
-        async with _edge() as client:
-            ended: Sequence[str] = await client.ask("reap", job=job)
+        ended: Sequence[str] = await SharedClient.ask("reap", job=job)
         return ended
 
     @staticmethod
     async def pause_job(job: str) -> Sequence[str]:
         """Pauses every box of a job; returns their ids."""
-        async with _edge() as client:
-            paused: Sequence[str] = await client.ask("pause_job", job=job)
+        paused: Sequence[str] = await SharedClient.ask("pause_job", job=job)
         return paused
 
     @staticmethod
     async def resume_job(job: str) -> Sequence[str]:
         """Lets every box of a job go on; returns their ids."""
-        async with _edge() as client:
-            resumed: Sequence[str] = await client.ask("resume_job", job=job)
+        resumed: Sequence[str] = await SharedClient.ask("resume_job", job=job)
         return resumed
 
     @property
@@ -239,7 +223,7 @@ class Sandbox:
             stdin=stdin,
             max_output_bytes=max_output_bytes,
         )
-        answer = await self._ask("run", key=check_key(key) or _fresh_key(), job=job)
+        answer = await self._ask("run", key=key_of(key), job=job)
         return RunResult.from_wire(answer)
 
     async def shell(self, line: str, **options: Any) -> RunResult:
@@ -270,19 +254,8 @@ class Sandbox:
                 f"box {self.id} is a container", remedy='create it with backend="function"'
             )
         name = getattr(function, "__qualname__", repr(function))
-        packed = pack_call(function, arguments, options)
-        job = make_job(
-            ["call", name],
-            timeout_s=timeout_s,
-            cwd=None,
-            env=None,
-            stdin=packed,
-            user=None,
-            max_output_bytes=MAX_OUTPUT_BYTES,
-        )
-        answer = await self._ask(
-            "run", key=check_key(key) or _fresh_key(), job=job | {"via": "helper"}
-        )
+        job = make_call(name, function, arguments, options, timeout_s=timeout_s)
+        answer = await self._ask("run", key=key_of(key), job=job)
         value: T = result_of_call(name, RunResult.from_wire(answer))
         return value
 
@@ -310,7 +283,7 @@ class Sandbox:
             max_output_bytes=max_output_bytes,
         )
         job |= {"live": True, "stdin_open": stdin_open}
-        return Process(self, check_key(key) or _fresh_key(), job)
+        return Process(self._ask, key_of(key), job)
 
     def pty(
         self,
@@ -329,7 +302,7 @@ class Sandbox:
         env = {"TERM": "xterm-256color", **(env or {})}
         job = self._job(argv, timeout_s=timeout_s, cwd=cwd, env=env, user=user)
         job |= {"live": True, "tty": True, "rows": rows, "cols": columns}
-        return Process(self, check_key(key) or _fresh_key(), job)
+        return Process(self._ask, key_of(key), job)
 
     def _job(
         self,
@@ -401,7 +374,7 @@ class Sandbox:
         requests = [f"r{uuid.uuid4().hex}" for _ in range(n)]
         children = []
         for about in await self._ask("fork", requests=requests):
-            client = _Shared.acquire()
+            client = SharedClient.acquire()
             client.hold(about["box"])
             children.append(Sandbox(client, about))
         return children
@@ -450,7 +423,7 @@ class Sandbox:
         if self._client is not None:
             client, self._client = self._client, None
             client.release(self.id)
-            await _Shared.release(client)
+            await SharedClient.release(client)
 
     async def __aenter__(self) -> Sandbox:
         return self
@@ -462,125 +435,3 @@ class Sandbox:
         trace: TracebackType | None,
     ) -> None:
         await asyncio.shield(self.close())
-
-
-class Process:
-    """A running command: iterate for its :class:`Output`, then read ``result``."""
-
-    def __init__(self, box: Sandbox, key: str, job: dict[str, Any]) -> None:
-        self._box = box
-        self._key = key
-        self._job = job
-        self._queue: asyncio.Queue[Output | None] = asyncio.Queue()
-        self._task: asyncio.Task[RunResult] | None = None
-
-    def _start(self) -> asyncio.Task[RunResult]:
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-        return self._task
-
-    async def _started(self) -> None:
-        """Returns when the command has been asked for: only then may input for it follow."""
-        if self._task is None:
-            self._start()
-            await asyncio.sleep(0)
-
-    async def _run(self) -> RunResult:
-        def take(stream: int, data: bytes) -> None:
-            self._queue.put_nowait(Output("stdout" if stream == 1 else "stderr", data))
-
-        client = self._box._client
-        if client is None:
-            raise BoxGoneError(f"this handle of box {self._box.id} is closed", cause="stopped")
-        try:
-            answer = await client.ask(
-                "run", on_output=take, box=self._box.id, key=self._key, job=self._job, live=True
-            )
-            return RunResult.from_wire(answer)
-        finally:
-            self._queue.put_nowait(None)
-
-    async def __aiter__(self) -> AsyncIterator[Output]:
-        task = self._start()
-        while (output := await self._queue.get()) is not None:
-            yield output
-        await task
-
-    async def wait(self) -> RunResult:
-        """Returns the result, with the whole output, when the command has ended."""
-        return await self._start()
-
-    async def write(self, data: bytes | str, *, eof: bool = False) -> None:
-        """Feeds standard input of a command started with ``stdin_open=True``."""
-        await self._started()
-        content = data.encode() if isinstance(data, str) else data
-        await self._box._ask("stdin", key=self._key, data=content, eof=eof)
-
-    async def resize(self, rows: int, columns: int) -> None:
-        """Sets the window size of a command started with :meth:`Sandbox.pty`."""
-        check_window(rows, columns)
-        await self._started()
-        await self._box._ask("resize", key=self._key, rows=rows, columns=columns)
-
-    async def send_signal(self, number: int) -> None:
-        """Signals the command's process group."""
-        number = check_signal(number)
-        await self._started()
-        await self._box._ask("signal", key=self._key, signal=number)
-
-
-class _Shared:
-    """One edge connection per event loop, closed with its last user."""
-
-    _clients: ClassVar[_Clients] = WeakKeyDictionary()
-    _users: ClassVar[WeakKeyDictionary[EdgeClient, int]] = WeakKeyDictionary()
-
-    @classmethod
-    def acquire(cls) -> EdgeClient:
-        loop = asyncio.get_running_loop()
-        client = cls._clients.get(loop)
-        if client is None:
-            client = cls._clients[loop] = EdgeClient()
-        cls._users[client] = cls._users.get(client, 0) + 1
-        return client
-
-    @classmethod
-    async def release(cls, client: EdgeClient) -> None:
-        cls._users[client] -= 1
-        if cls._users[client] == 0:
-            cls._clients.pop(asyncio.get_running_loop(), None)
-            await client.close()
-
-
-@contextlib.asynccontextmanager
-async def _edge() -> AsyncIterator[EdgeClient]:
-    client = _Shared.acquire()
-    try:
-        yield client
-    finally:
-        await _Shared.release(client)
-
-
-def _fresh_key() -> str:
-    return f"auto:{uuid.uuid4().hex}"
-
-
-def _mount(mount: MountSpec) -> Mount:
-    if isinstance(mount, str) or len(mount) not in (2, 3):
-        raise UsageError(f"mount {mount!r} is not (source, target) or (source, target, mode)")
-    return Mount(str(Path(mount[0]).resolve()), mount[1], mount[2] if len(mount) > 2 else "ro")
-
-
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    is_fit = isinstance(labels, Mapping)
-    if not is_fit or not all(isinstance(text, str) for pair in labels.items() for text in pair):
-        raise UsageError(f"labels={labels!r} is no dict of texts")
-    return dict(labels)
-
-
-def _image(image: str | os.PathLike[str]) -> str:
-    text = os.fspath(image)
-    return str(Path(text).expanduser().resolve()) if text.startswith((".", "/", "~")) else text
-
-
-__all__ = ["Output", "Process", "Sandbox", "SandboxError"]

@@ -18,8 +18,8 @@ from .backends import Backend
 from .files import FileInfo
 from .images.base import Config
 from .job import Argv
-from .sandbox import Output
-from .sandbox import Process as AsyncProcess
+from .process import Output
+from .process import Process as AsyncProcess
 from .sandbox import Sandbox as AsyncSandbox
 from .spec import Allowlist, RunResult
 

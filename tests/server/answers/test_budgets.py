@@ -97,6 +97,15 @@ async def test_reasoning_that_goes_round_in_circles_is_closed_and_labelled(serve
     assert body["usage"]["completion_tokens"] < 800
 
 
+async def test_a_circle_is_closed_though_the_upstream_was_silent_before(serve: Serve) -> None:
+    lines = iter([Line("Well, ", stalls_after=1), Line("wait, no, " * 2000), Line("Out.")])
+    served = await serve(lambda _: next(lines), upstream_options={"stall_timeout_s": 0.1})
+    choice = (await served.chat())["choices"][0]
+    assert choice["baleen"]["stall_kind"] == "no_bytes"
+    assert choice["baleen"]["reasoning_closed_by"] == "loop"
+    assert choice["message"]["content"] == "Out."
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(0, 300))
 def test_every_short_cycle_is_found_whatever_came_before(cycle: list[int], before: int) -> None:
     detector = LoopDetector()

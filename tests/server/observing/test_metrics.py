@@ -25,6 +25,11 @@ iteration_tokens_total kv_block_lifetime_seconds kv_block_idle_before_evict_seco
 kv_block_reuse_gap_seconds cache_config_info corrupted_requests_total admission_rejections_total
 tool_call_parser_invocations_total
 """
+UNUSED = """
+num_preemptions_total external_prefix_cache_queries_total external_prefix_cache_hits_total
+corrupted_requests_total kv_block_lifetime_seconds kv_block_idle_before_evict_seconds
+kv_block_reuse_gap_seconds
+"""
 OURS = """
 tool_calls_total tool_repair_total marker_leak_total reasoning_restored_total prefix_break_total
 swa_recompute_tokens stall_total think_tokens_total
@@ -57,6 +62,15 @@ async def test_all_names_are_there(serve: Serve) -> None:
             assert re.search(rf"^# TYPE {prefix}{name} (counter|gauge|histogram)$", text, re.M), (
                 name
             )
+
+
+async def test_names_that_are_never_filled_say_so_and_no_others(serve: Serve) -> None:
+    served = await serve(CALL)
+    text = (await served.http.get("/metrics")).text
+    helps = dict(re.findall(r"^# HELP (\S+) (.+)$", text, re.M))
+    assert set(helps) == set(re.findall(r"^# TYPE (\S+) ", text, re.M))
+    never_filled = {name for name, what in helps.items() if "never filled" in what}
+    assert never_filled == {f"vllm:{name}" for name in UNUSED.split()}
 
 
 async def test_they_say_what_happened(serve: Serve) -> None:

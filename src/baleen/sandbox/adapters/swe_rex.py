@@ -50,7 +50,8 @@ from swerex.utils.log import get_logger
 
 from baleen.errors import SandboxError
 
-from ..sandbox import Process, Sandbox
+from ..process import Process
+from ..sandbox import Sandbox
 from ..spec import HARD_MAX_OUTPUT_BYTES
 from .options import BoxOptions
 

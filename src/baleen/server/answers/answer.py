@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Protocol
 from baleen.protocol import tokens
 from baleen.protocol.events import CallEnd, CallStart, ContentDelta, Event, ReasoningDelta
 from baleen.protocol.turn import Turn
-from baleen.server.answers.loops import LoopDetector
+from baleen.server.answers.reasoning import Reasoning
 from baleen.server.answers.stalls import RECOVERABLE, StallKind, stall_of
 from baleen.server.answers.stop_strings import StopStrings
-from baleen.server.answers.thinking_budget import ThinkingBudget
 from baleen.server.base import Constraint, Generation, Piece
 from baleen.server.errors import UpstreamError, UpstreamRefusalError, UpstreamStallError
 from baleen.server.requests.prepared import Prepared
@@ -65,15 +64,12 @@ class Answer:
         self.sampled: list[int] = []
         self.logprobs: list[float] = []
         self.top: list[Sequence[tuple[int, float]]] = []
-        self.num_reasoning_tokens = 0
         self.num_cached_tokens = 0
         self.num_resumed_tokens = 0
         self.stall: StallKind | None = None
         self.recovered = False
         self.failed = False
         """The upstream failed for good; what was sampled is worth going on with."""
-        self.closed_by: str | None = None
-        """What closed the reasoning, if not the model: budget or loop."""
         self.turn = Turn()
         self.intent = -1
         """Number of its request's record in the trace, if there is one."""
@@ -87,10 +83,13 @@ class Answer:
         )
         self._stops = StopStrings(prepared.ask.stop) if prepared.ask.stop else None
         start = prepared.prompt.start
-        self._thinks = prepared.prompt.thinking and start in (None, "reasoning")
+        self._reasoning = Reasoning(
+            self._vocabulary,
+            is_open=prepared.prompt.thinking and start in (None, "reasoning"),
+            budgets=(prepared.ask.thinking_budget, self._config.thinking_budget),
+            loop_closes=self._config.loop_closes,
+        )
         self._trace = prepared.ask.trace
-        self._loops = LoopDetector()
-        self._budget = self._make_budget()
         self._content = ""
         self._has_calls = False
         self._finish: str | None = None
@@ -105,11 +104,6 @@ class Answer:
         self.room = Room()
         """The listener's, once there is one."""
 
-    def _make_budget(self) -> ThinkingBudget | None:
-        asked, own = self.prepared.ask.thinking_budget, self._config.thinking_budget
-        limits = [limit for limit in (asked, own) if limit is not None]
-        return ThinkingBudget(min(limits)) if limits else None
-
     # --- what came of it -----------------------------------------------------------------------
 
     @property
@@ -118,6 +112,16 @@ class Answer:
         if self.stop_string is not None and not self.turn.tool_calls:
             return "stop"
         return self.turn.finish_reason
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Tokens up to the end of the reasoning."""
+        return self._reasoning.num_tokens
+
+    @property
+    def closed_by(self) -> str | None:
+        """What closed the reasoning, if not the model: budget or loop."""
+        return self._reasoning.closed_by
 
     @property
     def stop_string(self) -> str | None:
@@ -231,7 +235,7 @@ class Answer:
         A grammar can only follow an output from a beginning. There are three: the reasoning, its
         end, and a block of calls that was opened for the model.
         """
-        if self._thinks:
+        if self._reasoning.is_open:
             return constraint
         if self.sampled[-1] == self._vocabulary.think_close:
             return replace(constraint, thinking=False)
@@ -252,14 +256,13 @@ class Answer:
         ids, finish = piece.ids, piece.finish
         if ids:
             self._time(len(ids))
-            if self._thinks:
-                ids, closing = self._watch_reasoning(ids)
-                if closing:
-                    self._keep(ids, piece)
-                    self._say(self._parsed([*ids]))
-                    self._say(self._inject([self._vocabulary.think_close]))
-                    self._has_enough = True
-                    return False
+            if self._reasoning.is_open and (end := self._watch_reasoning(ids)) is not None:
+                ids = ids[:end]
+                self._keep(ids, piece)
+                self._say(self._parsed([*ids]))
+                self._say(self._inject([self._vocabulary.think_close]))
+                self._has_enough = True
+                return False
             self._keep(ids, piece)
             eos = self._vocabulary.eos
             if eos in ids:
@@ -302,33 +305,19 @@ class Answer:
         if self._trace is not None:
             self._trace.token_came()
 
-    def _watch_reasoning(self, ids: Sequence[int]) -> tuple[Sequence[int], bool]:
-        """Count reasoning; returns the ids up to where it has to be closed from outside."""
-        closer = self._vocabulary.think_close
-        for place, number in enumerate(ids, 1):
-            if number == closer or number == self._vocabulary.dsml:
-                self._thinks = False
-                return ids, False
-            if number == self._vocabulary.eos:
-                return ids, False
-            self.num_reasoning_tokens += 1
-            if self._loops.feed(number) and self.stall is None:
-                self.stall = StallKind.REASONING_LOOP
-                if self._config.loop_closes:
-                    self.closed_by = "loop"
-            budget = self._budget
-            if budget is not None and budget.is_spent(
-                self.num_reasoning_tokens, self._vocabulary.bytes_of(number)
-            ):
-                self.closed_by = "budget"
-            if self.closed_by is not None:
-                self._gateway.telemetry.budget_closes.add(1, self.closed_by)
-                return ids[:place], True
-        return ids, False
+    def _watch_reasoning(self, ids: Sequence[int]) -> int | None:
+        """Behind how many of the ids the reasoning has to be closed from outside, if it has."""
+        reasoning = self._reasoning
+        end = reasoning.watch(ids)
+        if reasoning.is_circling and self.stall is None:
+            self.stall = StallKind.REASONING_LOOP
+        if reasoning.closed_by is not None:
+            self._gateway.telemetry.budget_closes.add(1, reasoning.closed_by)
+        return end
 
     def _inject(self, ids: list[int]) -> list[Event]:
         """Tokens of ours, which count as sampled."""
-        self._thinks = False
+        self._reasoning.is_open = False
         self._keep(ids, Piece(ids, logprobs=[0.0] * len(ids) if self.logprobs else ()))
         return self._parsed(ids)
 
@@ -397,7 +386,7 @@ class Answer:
         if self.stall is StallKind.ANNOUNCED_NO_ACTION:
             return self._inject(self._vocabulary.call_opener)
         self._min_tokens = 1
-        return self._inject([self._vocabulary.think_close]) if self._thinks else []
+        return self._inject([self._vocabulary.think_close]) if self._reasoning.is_open else []
 
     def _end(self) -> list[Event]:
         """The turn is over: read what was held back, label it."""
@@ -429,11 +418,7 @@ class Answer:
         self.sampled, self.logprobs = ids, record.logprobs.copy()
         self.top = [()] * len(self.logprobs)
         eos = self._vocabulary.eos
-        if self._thinks:
-            closers = (self._vocabulary.think_close, self._vocabulary.dsml, eos)
-            end = next((place for place, number in enumerate(ids) if number in closers), None)
-            self.num_reasoning_tokens = len(ids) if end is None else end
-            self._thinks = end is None
+        self._reasoning.resume(ids)
         events = self._parsed(ids[:-1] if ids[-1] == eos else ids)
         if record.end is not None:
             self._finish = str(record.end["finish"])

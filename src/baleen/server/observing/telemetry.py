@@ -7,6 +7,7 @@ from collections.abc import Callable
 from baleen.server.base import EngineState
 from baleen.server.observing.metrics import Registry
 
+_UNUSED = "never filled, here so that dashboards of vLLM find the name."
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TOKEN_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 _TOKENS = (1, 10, 100, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1e6)
@@ -156,14 +157,16 @@ class Telemetry:
         for name, what in (
             ("num_preemptions", "Answers put off for others"),
             ("external_prefix_cache_queries", "Prompt tokens looked up in another process's cache"),
-            ("external_prefix_cache_hits", "Prompt tokens found there"),
+            ("external_prefix_cache_hits", "Prompt tokens found in another process's cache"),
             ("corrupted_requests", "Answers computed from numbers that are none"),
         ):
-            self.registry.counter(f"vllm:{name}_total", f"{what}; always 0.")
-        for name in ("lifetime", "idle_before_evict", "reuse_gap"):
-            self.registry.histogram(
-                f"vllm:kv_block_{name}_seconds", "Blocks are the engine's; always empty.", _SECONDS
-            )
+            self.registry.counter(f"vllm:{name}_total", f"{what}: {_UNUSED}")
+        for name, what in (
+            ("lifetime", "How long a block of the cache lived"),
+            ("idle_before_evict", "How long a block lay unused before it went"),
+            ("reuse_gap", "How long a block lay between two uses"),
+        ):
+            self.registry.histogram(f"vllm:kv_block_{name}_seconds", f"{what}: {_UNUSED}", _SECONDS)
 
     def count_prompt(self, num_tokens: int, num_cached: int) -> None:
         """A prompt has been computed, but for what the upstream had in its cache."""
