@@ -12,10 +12,10 @@ from typing import Any
 
 from baleen.sandbox import RunResult, Sandbox
 from baleen.sandbox.blobs import keep
-from baleen.sandbox.box import job_digest
 from baleen.sandbox.home import Home
 from baleen.sandbox.log import Log
 from baleen.sandbox.trajectory import Kind, read, verify
+from baleen.sandbox.uses import job_digest
 
 from .conftest import edge_pid, kill_edge
 

@@ -9,20 +9,14 @@ in the log what was meant and asks process 1, whose journal outlives every edge,
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import msgpack
-
-from baleen.errors import SandboxError, UsageError
+from baleen.errors import SandboxError
 
 from .agentlink import AgentLink, OnOutput
-from .blobs import INLINE_BYTES, fetch, keep
+from .blobs import INLINE_BYTES
 from .cgroups import out_of_memory_kills
 from .egress import Egress, network_from_wire, proxy_environment
 from .errors import (
@@ -37,33 +31,13 @@ from .images.base import Image
 from .journal import Journal
 from .log import Log
 from .ports import PortForward
-from .spec import HARD_MAX_COMMAND_BYTES, BoxSpec, RunResult
+from .results import kept_result, result_of
+from .spec import BoxSpec, RunResult
 from .trajectory import Kind, Record
+from .uses import Done, Use, job_digest, shown
 
 GRACE_S = 10.0
 """How long after a command's timeout its end may take to arrive before the box counts as lost."""
-
-Done = Callable[[RunResult | SandboxError], None]
-
-
-@dataclass(slots=True)
-class Use:
-    """What is known about one key."""
-
-    key: str
-    digest: str
-    intent_seq: int
-    job: dict[str, Any]
-    result_offset: int | None = None
-    on_output: OnOutput | None = None
-    waiting: list[tuple[Done, bool]] = field(default_factory=list)
-    """Who waits for the end, and whether he came after the one who began."""
-    is_running: bool = False
-    dispatched: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set once process 1 has the command, so that input for it cannot arrive before it."""
-    patience: asyncio.TimerHandle | None = None
-    was_paused: bool = False
-    """Its clock has stood still since its patience was counted."""
 
 
 class Box:
@@ -191,7 +165,7 @@ class Box:
             self._begin(use)
             return
         if use.digest != digest:
-            text = f"key {key!r} was used for {_shown(use.job)}, now for {_shown(job)}"
+            text = f"key {key!r} was used for {shown(use.job)}, now for {shown(job)}"
             done(DivergenceError(text, remedy="use a new key for a new command"))
             return
         if use.result_offset is not None and not use.is_running:
@@ -209,7 +183,7 @@ class Box:
 
     def _in_doubt(self, use: Use) -> InDoubtError:
         return InDoubtError(
-            f"{_shown(use.job)} was dispatched, then box {self.id} ended ({self.ended}): "
+            f"{shown(use.job)} was dispatched, then box {self.id} ended ({self.ended}): "
             "it may or may not have run",
             remedy="decide by what the command does; it is not run again",
         )
@@ -270,7 +244,7 @@ class Box:
             delay_s = use.job["timeout_ms"] / 1000 + GRACE_S
             use.patience = asyncio.get_running_loop().call_later(delay_s, self._lose, use)
             return
-        text = f"box {self.id} is silent {GRACE_S} s after the timeout of {_shown(use.job)}"
+        text = f"box {self.id} is silent {GRACE_S} s after the timeout of {shown(use.job)}"
         self._end(use, InDoubtError(text, remedy="the box counts as lost; make a new one"))
         if self.link is not None:
             self.link.close()
@@ -279,7 +253,7 @@ class Box:
         if not use.is_running:
             return
         if end is None or self.ended is not None:
-            text = f"box {self.id} ended while {_shown(use.job)} ran"
+            text = f"box {self.id} ended while {shown(use.job)} ran"
             self._end(use, InDoubtError(text, remedy="it may or may not have finished"))
             return
         if end["error"] is not None:
@@ -295,25 +269,16 @@ class Box:
             out_of_memory=end["code"] != 0 and self._met_the_memory_killer(),
         )
         if len(result.stdout) + len(result.stderr) <= INLINE_BYTES:
-            self._record(use, result, self._kept(result))
+            self._record(use, result, kept_result(self.log.path, result))
             return
         loop = asyncio.get_running_loop()
-        keeping = loop.run_in_executor(self._executor, self._kept, result)
+        keeping = loop.run_in_executor(self._executor, kept_result, self.log.path, result)
         keeping.add_done_callback(lambda future: self._record(use, result, future.result()))
 
     def _met_the_memory_killer(self) -> bool:
         """Whether the kernel has killed for memory since the last look."""
         before, self._memory_kills = self._memory_kills, out_of_memory_kills(self.groups)
         return self._memory_kills > before
-
-    def _kept(self, result: RunResult) -> dict[str, Any] | TrajectoryError:
-        """The result as the log holds it."""
-        try:
-            stdout = keep(self.log.path, result.stdout)
-            stderr = keep(self.log.path, result.stderr)
-        except TrajectoryError as error:
-            return error
-        return {**result.to_wire(), "stdout": stdout, "stderr": stderr}
 
     def _record(self, use: Use, result: RunResult, kept: dict[str, Any] | TrajectoryError) -> None:
         if isinstance(kept, TrajectoryError):
@@ -343,7 +308,7 @@ class Box:
 
     def _not_started(self, use: Use, why: str) -> None:
         error: SandboxError = BoxBusyError(
-            f"{_shown(use.job)} was not started: {why}", remedy="end other commands first"
+            f"{shown(use.job)} was not started: {why}", remedy="end other commands first"
         )
         try:
             payload = {"intent": use.intent_seq, "error": why}
@@ -449,33 +414,9 @@ class Box:
 
 def _unrecorded(use: Use, error: TrajectoryError) -> TrajectoryError:
     return TrajectoryError(
-        f"{_shown(use.job)} has run, its result is kept in the box: {error.message}",
+        f"{shown(use.job)} has run, its result is kept in the box: {error.message}",
         remedy="free disk space and ask again with the same key; it does not run again",
     )
-
-
-def result_of(path: Path, record: Record) -> RunResult:
-    """The result that a RESULT record holds, marked as replayed."""
-    data = {name: value for name, value in record.payload.items() if name != "intent"}
-    streams = {name: fetch(path, data[name]) for name in ("stdout", "stderr")}
-    return RunResult(**{**data, **streams, "replayed": True})
-
-
-def job_digest(job: dict[str, Any]) -> str:
-    """Digest of what makes a command this command: limits on time and output do not.
-
-    Raises:
-        UsageError: process 1 would not take a command of that many bytes.
-    """
-    parts = [job.get(name) for name in ("argv", "cwd", "stdin", "user")]
-    env = sorted((job.get("env") or {}).items())
-    packed: bytes = msgpack.packb([parts, env], use_bin_type=True, unicode_errors="surrogateescape")
-    if len(packed) > HARD_MAX_COMMAND_BYTES:
-        raise UsageError(
-            f"a command of {len(packed)} bytes is over the limit of {HARD_MAX_COMMAND_BYTES}",
-            remedy="put its input into a file of the box",
-        )
-    return hashlib.sha256(packed).hexdigest()
 
 
 def gone(box_id: str, cause: Cause) -> SandboxError:
@@ -487,9 +428,3 @@ def gone(box_id: str, cause: Cause) -> SandboxError:
     return BoxGoneError(
         f"box {box_id} no longer exists: {cause}", remedy=remedies.get(cause), cause=cause
     )
-
-
-def _shown(job: dict[str, Any]) -> str:
-    argv = [part if isinstance(part, str) else repr(part) for part in job["argv"]]
-    text = " ".join(argv)
-    return repr(text if len(text) <= 80 else text[:77] + "...")

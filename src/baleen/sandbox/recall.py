@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .box import result_of
 from .errors import InDoubtError
+from .results import result_of
 from .spec import RunResult
 from .trajectory import Kind, Record, read
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .box import result_of
 from .errors import TrajectoryError, UnsupportedError
 from .home import Home
 from .images.base import Image
 from .images.store import Store
 from .provenance import provenance
+from .results import result_of
 from .sandbox import Sandbox
 from .spec import BoxSpec, RunResult
 from .trajectory import Kind, Record, read
