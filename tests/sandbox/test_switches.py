@@ -134,6 +134,18 @@ async def test_without_control_groups_boxes_run_and_say_that_nothing_is_limited(
         assert used.text == "47000000\n"
 
 
+@needs_privilege
+async def test_without_memory_box_folders_lie_on_disk(
+    host: Home, own_edge: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALEEN_SANDBOX_VOLATILE", "off")
+    async with await Sandbox.create() as box:
+        assert not host.boxes.is_symlink()
+        assert (host.boxes / box.id / "agent.sock").is_socket()
+        kill_edge(host.root)
+        assert (await box.run(["echo", "on"])).text == "on\n"
+
+
 async def test_an_unknown_value_of_a_switch_is_refused_by_name(
     host: Home, own_edge: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from baleen.sandbox.home import Home
 from .conftest import edge_pid, is_alive, kill_edge, needs_privilege, stop_edge, wait_until
 
 needs_memory = pytest.mark.skipif(
-    not any(volatile._is_memory(place) for place in volatile.PLACES),
+    not volatile.places(),
     reason="no file system in memory at /run or /dev/shm",
 )
 

@@ -19,6 +19,7 @@ from .errors import HostError
 from .home import Home
 from .images.resolve import MountBy, mount_by
 from .switches import Switches
+from .volatile import places
 
 LEAST_FREE_MB = 512
 
@@ -170,6 +171,7 @@ def _ways(found: dict[str, Check]) -> list[str]:
     way = mount_by()
     if way is MountBy.AUTO:
         way = MountBy.FILE if found["erofs_file"].ok else MountBy.LOOP
+    in_memory = places() if switches.volatile else []
     return [
         f"container {'as root' if is_root else 'as an ordinary user'}",
         "limits" if has_limits else "no limits",
@@ -177,4 +179,5 @@ def _ways(found: dict[str, Check]) -> list[str]:
         "files under ids of the box" if is_mapped else "files under ids of the host",
         "Landlock" if is_fenced else "no Landlock",
         f"pauses by {'freezer' if switches.freezer and has_limits else 'signals'}",
+        f"box folders {f'in memory ({in_memory[0]})' if in_memory else 'on disk'}",
     ]

@@ -143,7 +143,7 @@ class Edge:
             remembered=self._settings.remembered,
         )
         await registry.open()
-        volatile.begin(self._home.boxes)
+        volatile.begin(self._home.boxes, enabled=self._settings.switches.volatile)
         return registry
 
     async def _watch(self, registry: Registry, server: Server) -> None:

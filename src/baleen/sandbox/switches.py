@@ -30,6 +30,9 @@ class Switches:
     freezer: bool = True
     """Pausing by the freezer of control groups; without it process 1 of a box stops the others."""
 
+    volatile: bool = True
+    """Root's box folders in memory; without it they lie on the disk of ``$BALEEN_HOME``."""
+
     @classmethod
     def from_environment(cls) -> Switches:
         """Reads ``BALEEN_SANDBOX_LIMITS`` and the like, "auto" or "off".

@@ -26,8 +26,8 @@ SETTLING_S = 60.0
 """A folder younger than this may be one that an edge is about to link to."""
 
 
-def begin(link: Path) -> None:
-    """Makes ``link`` lead to a folder in memory, or be a folder where there can be none."""
+def begin(link: Path, *, enabled: bool = True) -> None:
+    """Makes ``link`` lead to a folder in memory, or be a folder where there is to be none."""
     if link.is_symlink():
         if _is_own(link.readlink()):
             return
@@ -37,7 +37,7 @@ def begin(link: Path) -> None:
             link.rmdir()
         except OSError:
             return  # boxes live in it
-    if (folder := _in_memory(link)) is not None:
+    if enabled and (folder := _in_memory(link)) is not None:
         link.symlink_to(folder)
     else:
         link.mkdir(mode=0o700)
@@ -55,12 +55,13 @@ def end(link: Path) -> None:
         link.unlink()
 
 
+def places() -> list[Path]:
+    """Where folders of this user may lie in memory; none for an ordinary user."""
+    return [place for place in PLACES if _is_memory(place)] if os.geteuid() == 0 else []
+
+
 def _in_memory(link: Path) -> Path | None:
-    if os.geteuid() != 0:
-        return None
-    for place in PLACES:
-        if not _is_memory(place):
-            continue
+    for place in places():
         _sweep(place)
         with contextlib.suppress(OSError):
             around = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
