@@ -11,6 +11,7 @@ import pytest
 
 from baleen.sandbox import CapacityError, HostError, Sandbox
 from baleen.sandbox.backends import probe
+from baleen.sandbox.binary import box_binary
 from baleen.sandbox.cgroups import find_groups
 from baleen.sandbox.home import Home
 from baleen.sandbox.spec import BoxSpec
@@ -149,3 +150,24 @@ def test_a_unified_hierarchy_hands_its_controllers_down(tmp_path: Path) -> None:
 async def test_too_little_memory_is_a_capacity_error(host: Home) -> None:
     with pytest.raises(CapacityError, match="memory"):
         await Sandbox.create(memory_mb=1 << 24)
+
+
+def test_a_probe_that_something_kills_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary, seen = tmp_path / "baleen-box", tmp_path / "seen"
+    binary.write_text(
+        f'#!/bin/sh\nif mkdir {seen}; then kill -9 $$; fi\nexec {box_binary()} "$@"\n'
+    )
+    binary.chmod(0o755)
+    probe.cache_clear()
+    monkeypatch.setenv("BALEEN_SANDBOX_BINARY", str(binary))
+    try:
+        assert probe()["proc"] == "ok"
+        binary.write_text("#!/bin/sh\necho broken >&2; exit 3\n")
+        probe.cache_clear()
+        with pytest.raises(HostError, match="probe failed: broken"):
+            probe()
+    finally:
+        monkeypatch.undo()
+        probe.cache_clear()

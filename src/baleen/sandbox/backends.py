@@ -12,6 +12,9 @@ from .binary import box_binary
 from .errors import HostError, UnsupportedError
 from .spec import BoxSpec
 
+PROBE_TRIES = 3
+PROBE_TIMEOUT_S = 20
+
 NEEDED_PROBES = ("namespaces", "mounts", "overlay", "proc")
 
 
@@ -31,11 +34,21 @@ def probe() -> dict[str, str]:
     """Tries in a throw-away process what this user may do here: name -> "ok" or the reason.
 
     Raises:
-        HostError: not Linux or no binary.
+        HostError: not Linux, no binary, or one that fails.
     """
-    done = subprocess.run(
-        [box_binary(), "probe"], capture_output=True, text=True, timeout=20, check=True
-    )
+    command = [str(box_binary()), "probe"]
+    for _ in range(PROBE_TRIES):
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise HostError(f"{' '.join(command)} gave no answer in {PROBE_TIMEOUT_S} s") from None
+        if done.returncode >= 0:
+            break  # else something has killed it
+    if done.returncode != 0:
+        why = done.stderr.strip() or f"exit code {done.returncode}"
+        raise HostError(f"{' '.join(command)} failed: {why}", remedy="run it by hand")
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
@@ -59,7 +72,7 @@ def backends() -> list[Backend]:
 def _container() -> Backend:
     try:
         answers = probe()
-    except (HostError, OSError, subprocess.SubprocessError) as error:
+    except (HostError, OSError) as error:
         return Backend("container", False, str(error))
     failed = [
         f"{name}: {answers.get(name, 'not probed')}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +79,7 @@ def _binary() -> Check:
 def _probed() -> list[Check]:
     try:
         answers = probe()
-    except (HostError, OSError, subprocess.SubprocessError) as error:
+    except (HostError, OSError) as error:
         return [Check("probe", False, str(error), "run the binary's `probe` by hand")]
     found = ((name, answer, _REMEDIES[name]) for name, answer in answers.items())
     return [
