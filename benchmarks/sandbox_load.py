@@ -123,7 +123,7 @@ class Client:
 
     async def _timed(self, what: str, work: Awaitable[T]) -> T | None:
         start = time.monotonic()
-        outcome, answer = "ok", None
+        outcome, answer, message = "ok", None, ""
         try:
             answer = await asyncio.wait_for(work, HANG_S)
             outcome = "wrong" if answer is False else "ok"
@@ -134,8 +134,9 @@ class Client:
         except BoxBusyError:  # what is right while a process bomb's children live on
             outcome = "busy"
         except SandboxError as error:
-            outcome = error.code
-        note = {"what": what, "outcome": outcome, "ms": 1000 * (time.monotonic() - start)}
+            outcome, message = error.code, error.message
+        ms = 1000 * (time.monotonic() - start)
+        note = {"what": what, "outcome": outcome, "ms": ms, "message": message}
         with self._notes.open("a") as file:
             file.write(json.dumps(note) + "\n")
         return answer
@@ -205,6 +206,8 @@ def main() -> int:
             middle, late = statistics.median(times), times[int(0.99 * len(times))]
             row = {"what": what, **known, "errors": others}
             rows.append({**row, "p50_ms": round(middle, 1), "p99_ms": round(late, 1)})
+        for message in sorted({str(note["message"]) for note in notes if note["message"]}):
+            print(message, file=sys.stderr)
         for row in rows:
             print("  ".join(f"{name} {value}" for name, value in row.items()))
         print(f"{len(notes)} calls, {kills} client processes killed, {left}")
