@@ -41,6 +41,7 @@ LEFT_OUT = (
     "test_exactly_once.py::test_kills_at_random_moments_leave_every_command_run_exactly_once",
     "test_exactly_once.py::test_recorded_results_outlive_the_box",
     "test_misbehaviour.py::test_gigabytes_of_output_take_no_memory_of_the_host",
+    "test_remote.py::test_a_command_that_cannot_be_right_is_refused_and_harms_no_box",
     "test_terminal_and_ports.py::test_a_command_on_a_terminal_sees_its_size_and_resizing",
     "test_trajectory.py",
 )
