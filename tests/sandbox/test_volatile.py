@@ -11,7 +11,7 @@ import pytest
 from baleen.sandbox import DivergenceError, Sandbox, volatile
 from baleen.sandbox.home import Home
 
-from .conftest import edge_pid, is_alive, kill_edge, needs_privilege, stop_edge, wait_until
+from .conftest import kill_edge, needs_privilege, stop_edge, wait_until
 
 needs_memory = pytest.mark.skipif(
     not volatile.places(),
@@ -91,6 +91,22 @@ def test_a_folder_with_a_box_in_it_stays(tmp_path: Path) -> None:
 
 @needs_privilege
 @needs_memory
+def test_switched_off_it_leaves_memory_as_soon_as_no_box_is_in_it(tmp_path: Path) -> None:
+    link = tmp_path / "boxes"
+    volatile.begin(link)
+    folder = link.readlink()
+    (folder / "b1").mkdir()
+    volatile.begin(link, enabled=False)
+    assert link.readlink() == folder
+    (folder / "b1").rmdir()
+    volatile.begin(link, enabled=False)
+    assert link.is_dir()
+    assert not link.is_symlink()
+    assert not folder.parent.exists()
+
+
+@needs_privilege
+@needs_memory
 def test_a_folder_that_somebody_else_could_enter_is_not_used(tmp_path: Path) -> None:
     link = tmp_path / "boxes"
     volatile.begin(link)
@@ -129,11 +145,9 @@ async def test_boxes_of_a_folder_on_disk_are_taken_over_where_they_lie(
     host.boxes.mkdir(mode=0o700)
     (host.boxes / "kept").mkdir()  # so that this edge leaves the folder on disk
     async with await Sandbox.create() as box:
-        pid = edge_pid(host.root)
         assert (host.boxes / box.id).is_dir()
         assert not host.boxes.is_symlink()
         kill_edge(host.root)
-        assert not is_alive(pid)
         assert (await box.run(["echo", "on"])).text == "on\n"
         assert not host.boxes.is_symlink()
     stop_edge(host.root)

@@ -54,6 +54,12 @@ def link_log(home: Home, box_id: str, path: Path) -> None:
         named.symlink_to(path)
 
 
+def discard_log(home: Home, box_id: str, log: Log) -> None:
+    """Removes a log in which nothing is of use to anybody, and the home's link to it."""
+    log.discard()
+    (home.logs / f"{box_id}.log").unlink(missing_ok=True)
+
+
 def sweep_log(home: Home, cell_id: str) -> None:
     """Removes the log of a cell that an earlier edge has built and nobody has claimed."""
     path = home.logs / f"{cell_id}.log"

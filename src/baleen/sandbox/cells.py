@@ -295,8 +295,7 @@ class Cells:
             await self.end(cell.id)
         finally:
             cell.link.close()
-            cell.log.discard()
-            (self._home.logs / f"{cell.id}.log").unlink(missing_ok=True)  # if that was a link
+            boxfolder.discard_log(self._home, cell.id, cell.log)
             shutil.rmtree(cell.folder, ignore_errors=True)
             self.free_slot(cell.slot)
 

@@ -91,7 +91,11 @@ class Edge:
         server = Server(registry, self._stopped.set)
         listener = await loop.create_unix_server(server.new_client, sock=sock, backlog=BACKLOG)
         _log.info(
-            "edge %d serves %s, %s", os.getpid(), self._home.socket, registry.groups.description
+            "edge %d serves %s, %s, box folders in %s",
+            os.getpid(),
+            self._home.socket,
+            registry.groups.description,
+            self._home.boxes.resolve(),
         )
         door = await self._open_door(server)
         try:

@@ -62,8 +62,7 @@ class Recovery:
         shutil.rmtree(folder, ignore_errors=True)
         if len(records) > 1:
             return box
-        box.log.discard()
-        (self._home.logs / f"{box.id}.log").unlink(missing_ok=True)
+        boxfolder.discard_log(self._home, box.id, box.log)
         return None
 
     def _forget(self, folder: Path) -> None:

@@ -27,7 +27,12 @@ SETTLING_S = 60.0
 
 
 def begin(link: Path, *, enabled: bool = True) -> None:
-    """Makes ``link`` lead to a folder in memory, or be a folder where there is to be none."""
+    """Makes ``link`` lead to a folder in memory, or be a folder where there is to be none.
+
+    A folder in which boxes live stays where it is.
+    """
+    if not enabled:
+        end(link)
     if link.is_symlink():
         if _is_own(link.readlink()):
             return
